@@ -46,6 +46,12 @@ def _static_queries(stage: Any) -> str | None:
     return None
 
 
+def _pools(stage: Any) -> str | None:
+    if not _head(stage).entry.pools:
+        return f"the head {_head(stage).name} leaves no tokens out"
+    return None
+
+
 def _sparse(stage: Any) -> str | None:
     if not (_head(stage).entry.sparse or _head(stage).entry.weighed):
         return f"the head {_head(stage).name} has views that are not weights of terms"
@@ -213,6 +219,7 @@ CONDITIONS: dict[str, Callable[[Any], str | None]] = {
     "encoded queries": _encoded_queries,
     "learned queries": _learned_queries,
     "static queries": _static_queries,
+    "pooled tokens": _pools,
     "sparse views": _sparse,
     "dev data": _dev_data,
     "source view": _source_view,

@@ -56,6 +56,9 @@ _ELSEWHERE = {
     " query_instruction_for_retrieval",
     "model.document_prompt": "passage_prefix document_prefix doc_prefix passage_prompt"
     " passage_instruction",
+    "model.include_prompt": "set_pooling_include_prompt pool_prompt mask_prompt",
+    "model.add_bos": "add_bos_token prepend_bos",
+    "model.add_eos": "add_eos_token append_eos append_eos_token",
     "model.head": "architecture model_type head_type",
     "tokenizer": "tokenizer_name tokenizer_name_or_path",
     "teacher.model": "teacher teacher_model teacher_name reranker cross_encoder",

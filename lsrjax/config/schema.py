@@ -24,6 +24,7 @@ from lsrjax.models.retriever import TOWERS
 from lsrjax.optimizers import OPTIMIZERS
 from lsrjax.options import bad_pattern, option
 from lsrjax.retrieval.tasks.table import DEV_TASKS
+from lsrjax.tokenizer import ends
 from lsrjax.trackers.table import TRACKERS
 
 
@@ -113,6 +114,24 @@ class Model:
         when="ranking loss",
     )
     document_marker: str = option("", "the same in documents", when="ranking loss")
+    include_prompt: bool = option(
+        True,
+        "a prompt's or marker's tokens, and BOS before them, take part in the pooling;"
+        " the encoder always reads them (as in sentence-transformers)",
+        when=("ranking loss", "pooled tokens"),
+    )
+    add_bos: str = option(
+        "",
+        "texts begin with the tokenizer's bos_token or, without one, cls_token: yes |"
+        " no; empty: as its files have it",
+        choices=ends.CHOICES,
+    )
+    add_eos: str = option(
+        "",
+        "texts end with its eos_token or sep_token, which a decoder's pooling 'last'"
+        " then reads; as add_bos",
+        choices=ends.CHOICES,
+    )
     family: Any = option(
         "xlm-roberta",
         "of the encoder, with random weights only (without init.encoder), as are the"

@@ -53,6 +53,7 @@ class Target:
       towers: whether it can represent separate towers.
       cuts: whether it can keep only the largest weights of a vector.
       adapter: whether it holds what was trained beside weights that stay.
+      unpooled: whether it can leave a prompt's tokens out of the pooling.
       encodes: whether it can represent an encoder of this config.
       marks_behind: a marker is always behind the first token there.
       pushed: whether a run may push it to the hub of its own accord.
@@ -65,6 +66,7 @@ class Target:
     towers: bool = False
     cuts: bool = False
     adapter: bool = False
+    unpooled: bool = False
     encodes: Callable[[EncoderConfig], bool] = _loadable
     marks_behind: bool = False
     pushed: bool = True
@@ -140,6 +142,7 @@ TARGETS = {
         "sentence_transformers.SparseEncoder",
         _SPARSE,
         towers=True,
+        unpooled=True,
         cuts=True,
     ),
     "dense": Target(
@@ -148,6 +151,7 @@ TARGETS = {
         "sentence_transformers.SentenceTransformer",
         _sentence("SentenceTransformer", "encode_document"),
         towers=True,
+        unpooled=True,
     ),
     "multi-vector": Target(
         sentence_transformers.write_multi_vector,
@@ -202,6 +206,7 @@ TARGETS = {
             'model = PeftModel.from_pretrained(base, "path/to/this/folder")',
         ),
         adapter=True,
+        unpooled=True,
         encodes=_in_transformers,
     ),
     "lsrjax": Target(
@@ -209,6 +214,7 @@ TARGETS = {
         ("*",),
         "init.model, teacher.model of a config",
         towers=True,
+        unpooled=True,
         cuts=True,
         encodes=lambda config: True,
     ),
@@ -270,6 +276,8 @@ def write(
             also += f", of whose vectors {spec.most_active} weights are kept"
         if _marks_front(spec) and TARGETS[target].marks_behind:
             also += ", whose marker is in front of a text's first token"
+        if not (spec.includes_prompt or TARGETS[target].unpooled):
+            also += ", whose pooling leaves a prompt's tokens out"
         if TARGETS[target].adapter and not model.factors:
             also += ", without an adapter (config.adapt)"
         if not TARGETS[target].encodes(spec.encoder):
@@ -353,7 +361,10 @@ def _holds(target: Target, model: SavedModel) -> bool:
     cuts = not spec.most_active or target.cuts
     heads = bool({spec.head, "*"} & set(target.heads))
     marks = not (_marks_front(spec) and target.marks_behind)
-    return towers and cuts and heads and marks and target.encodes(spec.encoder)
+    pools = spec.includes_prompt or target.unpooled
+    return (
+        towers and cuts and heads and marks and pools and target.encodes(spec.encoder)
+    )
 
 
 def _marks_front(spec: RetrieverSpec) -> bool:

@@ -66,6 +66,17 @@ class TextTokenizer:
         """Whether texts begin with a special token, such as [CLS]."""
         return self._tokenizer.encode("a").special_tokens_mask[:1] == [1]
 
+    @functools.cached_property
+    def ends(self) -> bool:
+        """Whether texts end with a special token, such as [SEP]."""
+        return self._tokenizer.encode("a").special_tokens_mask[-1:] == [1]
+
+    @property
+    def role_ids(self) -> tuple[int, ...]:
+        """Ids of the tokens with a role, such as `eos_token`."""
+        found = map(self._tokenizer.token_to_id, self._reading.roles.values())
+        return tuple(sorted({i for i in found if i is not None}))
+
     @property
     def mask_id(self) -> int:
         """Id of the mask token; InputError if the vocabulary has none."""
@@ -273,6 +284,26 @@ class TextField:
             fill = [self.expand_id] * self.max_length
             rows = [row + fill[len(row) :] for row in rows]
         return rows
+
+    def prompt_length(self) -> int:
+        """Tokens of the prompt with the marker and the special ones in front.
+
+        As sentence-transformers counts them: those of the prompt alone, without a
+        special token at its end.
+        """
+        if not self.prompt and self.marker < 0:
+            return 0
+        (ids,) = dataclasses.replace(self, max_length=2**20, expand_id=-1).ids([""])
+        special = self.tokenizer.ends or ids[-1] in self.tokenizer.role_ids
+        return len(ids) - special
+
+
+def unpooled(spec, tokenizer: TextTokenizer) -> dict[str, int]:
+    """Fields of a retriever's spec whose pooling leaves the prompts of texts out."""
+    return {
+        f"{role}_unpooled": TextField.of(spec, tokenizer, role, 2**20).prompt_length()
+        for role in ("query", "document")
+    }
 
 
 def pad(

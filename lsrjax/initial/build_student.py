@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.open_model import check_vocabulary, tokenizer_folder
-from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.data.tokenization import TextField, TextTokenizer, unpooled
 from lsrjax.errors import InputError
 from lsrjax.initial import initialisations, prompt_vectors
 from lsrjax.initial.start import Start
@@ -16,7 +16,7 @@ from lsrjax.models.backbones import table
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.options import Chosen
-from lsrjax.tokenizer import prompt_tokens
+from lsrjax.tokenizer import ends, prompt_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +174,14 @@ def _with_tokenizer(config, model: SavedModel) -> SavedModel:
     """A model with the config's tokenizer, or its own."""
     folder = tokenizer_folder(config.tokenizer) if config.tokenizer else model.tokenizer
     check_vocabulary(folder, model.spec.encoder.vocab_size, model.name)
+    if folder is not None:
+        folder = _with_ends(config, folder)
     return dataclasses.replace(model, tokenizer=folder)
+
+
+def _with_ends(config, folder: pathlib.Path) -> pathlib.Path:
+    m = config.model
+    return ends.with_ends(folder, m.add_bos, m.add_eos, "config.model")
 
 
 def _given(config, model: SavedModel) -> tuple[EncoderConfig, pathlib.Path]:
@@ -189,7 +196,7 @@ def _random(config, prompts: Mapping[str, int]) -> tuple[EncoderConfig, pathlib.
             "config.tokenizer is empty and so is config.init.encoder: random weights"
             " need a tokenizer, which fixes the vocabulary."
         )
-    folder = tokenizer_folder(config.tokenizer)
+    folder = _with_ends(config, tokenizer_folder(config.tokenizer))
     if prompts:
         folder = prompt_vectors.tokenizer_with(folder, prompts, config.tokenizer)
     tokenizer = TextTokenizer(folder)
@@ -234,7 +241,27 @@ def _spec(
             fields[field] = _token_id(tokenizer, config.model[field], field)
             if fields[field] >= 0:
                 fields["marker_place"] = int(tokenizer.begins)
-    return RetrieverSpec(head.name, encoder, **fields)
+    spec = RetrieverSpec(head.name, encoder, **fields)
+    if config.model.include_prompt or not folder:
+        return spec
+    return spec.replaced(**_unpooled(spec, tokenizer))
+
+
+def _unpooled(spec: RetrieverSpec, tokenizer: TextTokenizer) -> dict[str, int]:
+    """The fields of a pooling without prompts; refuses prompts that tear a word."""
+    found = unpooled(spec, tokenizer)
+    for role in prompt_tokens.ROLES:
+        field = TextField.of(spec, tokenizer, role, 2**20)
+        count = found[f"{role}_unpooled"]
+        alone, *both = field.ids(["", "a", "The", "5%", "Ä", "你"])
+        if count and any(ids[:count] != alone[:count] for ids in both):
+            raise InputError(
+                f"config.model.include_prompt is False, but the tokens of {role}_prompt"
+                f" {field.prompt!r} alone are not those before a text: its last one"
+                " merges with the text's first. End the prompt without a space, or with"
+                f" a line break, or use {role}_marker."
+            )
+    return found
 
 
 def _prompts(fields: dict, folder, tokenizer: TextTokenizer, head: Chosen) -> dict:

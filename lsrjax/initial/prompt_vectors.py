@@ -5,11 +5,8 @@ queries or all documents. It is no term: heads over the encoder's vocabulary are
 at its column.
 """
 
-import atexit
 import dataclasses
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +23,7 @@ from lsrjax.models.backbones.table import backbone
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.ops.vocab_logsumexp import SILENT
 from lsrjax.tokenizer import prompt_tokens
+from lsrjax.tokenizer.writing import temporary_folder
 
 WHERE = "config.adapt.prompt"
 
@@ -56,8 +54,7 @@ def tokenizer_with(
             f" {found['document']} for documents. Set queries and documents to these"
             " numbers, to train them on, or leave the adapter out, to keep them."
         )
-    made = pathlib.Path(tempfile.mkdtemp(prefix="lsrjax-prompt-"))
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    made = temporary_folder()
     prompt_tokens.add(made, folder, counts)
     return made
 

@@ -127,6 +127,7 @@ class DenseHead(Head):
 
     Options = DenseOptions
     gives = ("embedding", "one vector")
+    pools = True
     sparse = False
 
     @staticmethod
@@ -153,6 +154,7 @@ class DenseHead(Head):
         self.projection = _projection(spec, dtype, rngs)
         self.pooling = spec.options.pooling
         self.normalize = spec.options.normalize
+        self.includes_prompt = spec.includes_prompt
 
     def __call__(self, hidden_TD, texts: Texts, word_embeddings_VD) -> Views:
         """The `dense` view."""
@@ -168,7 +170,10 @@ class DenseHead(Head):
         # A selection, since a padded state may be NaN.
         hidden_BLD = jnp.where(keep_BL1, hidden_BLD.astype(jnp.float32), 0.0)
         if self.pooling == "cls":
-            return hidden_BLD[:, 0]
+            if self.includes_prompt:
+                return hidden_BLD[:, 0]
+            first_B11 = jnp.argmax(mask_BL, axis=1)[:, None, None]
+            return jnp.take_along_axis(hidden_BLD, first_B11, axis=1)[:, 0]
         if self.pooling == "last":
             return last_of_tokens(hidden_BLD, mask_BL)  # zeros without tokens
         return hidden_BLD.sum(axis=1) / jnp.maximum(keep_BL1.sum(axis=1), 1)
@@ -245,6 +250,7 @@ class CSRHead(Head):
 
     Options = CSROptions
     gives = ("autoencoder", "one vector")
+    pools = True
 
     @staticmethod
     def views(spec) -> dict[str, int]:

@@ -124,6 +124,7 @@ class SpladeHead(MaskedLMTerms, WordQueries):
 
     Options = SpladeOptions
     gives = ("logits", "masked LM", "one vector")
+    pools = True
     training_only: ClassVar = {"condenser": 0}
 
     @staticmethod

@@ -261,6 +261,7 @@ class Head(nnx.Module):
         alone, and their values without.
       parts: heads that are a part of it, by name, and the key of their parameters in
         its own; a student with such a head can start from a model with this one.
+      pools: whether its views pool a text's tokens, and may leave a prompt's out.
       copies_pivot: whether its masked-LM head is copied from an English model.
       rules: `sharding.Rule`s of parameters that the table in `sharding` lacks.
     """
@@ -274,6 +275,7 @@ class Head(nnx.Module):
     training_only: ClassVar[Mapping[str, Any]] = {}
     parts: ClassVar[Mapping[str, str]] = {}
     tables: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    pools = False
     copies_pivot = False
     rules: tuple[Rule, ...] = ()
 

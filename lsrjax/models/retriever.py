@@ -54,6 +54,9 @@ class RetrieverSpec:
       document_marker: the same for documents.
       marker_place: tokens in front of a marker: 1, or 0 where the tokenizer begins no
         text with a special token.
+      query_unpooled: tokens in front of a query, its prompt's with what precedes them,
+        that the pooling leaves out.
+      document_unpooled: the same of a document.
     """
 
     head: str
@@ -68,6 +71,8 @@ class RetrieverSpec:
     document_marker: int = option(-1, "")
     marker_place: int = option(1, "", low=0, high=1)
     prompt_ids: tuple[int, ...] = option((), "")
+    query_unpooled: int = option(0, "", low=0)
+    document_unpooled: int = option(0, "", low=0)
 
     def __post_init__(self):
         if not isinstance(self.head, str):
@@ -186,6 +191,11 @@ class RetrieverSpec:
         return head_class(self.head).encodes_queries(self.options)
 
     @property
+    def includes_prompt(self) -> bool:
+        """Whether all tokens of a text take part in the pooling."""
+        return not (self.query_unpooled or self.document_unpooled)
+
+    @property
     def expand_id(self) -> int:
         """The id that fills queries up to their maximal length; -1: none."""
         return head_class(self.head).expand_id(self.options)
@@ -213,6 +223,7 @@ class Retriever(nnx.Module):
         self.expand_id = spec.expand_id
         self.encodes_queries = spec.encodes_queries
         self.special_ids = spec.special_ids
+        self.unpooled = spec.query_unpooled, spec.document_unpooled
         one = dataclasses.replace(spec, towers="shared")
         separate = spec.towers == "separate"
         self.query_tower = Retriever(one, dtype=dtype, rngs=rngs) if separate else None
@@ -257,9 +268,8 @@ class Retriever(nnx.Module):
                     masking_keys=masking_keys,
                 )
             if not self.encodes_queries:
-                return self.head.from_ids(
-                    texts.padded(texts.ids), texts.padded(texts.mask)
-                )
+                mask = self._pooled(texts, role).mask
+                return self.head.from_ids(texts.padded(texts.ids), texts.padded(mask))
             query = tuple(jnp.ones(len(ids_BL), bool) for ids_BL in texts.ids)
             texts = dataclasses.replace(texts, query=query)
         masked = None
@@ -281,7 +291,8 @@ class Retriever(nnx.Module):
             early=condenser.early if condenser else 0,
         )
         word_embeddings_VD = self.encoder.embeddings.word.embedding[...]
-        views = self.head(hidden_TD, texts, word_embeddings_VD)
+        pooled = self._pooled(texts, role)
+        views = self.head(hidden_TD, pooled, word_embeddings_VD)
         if masked is None:
             return views
         states = [hidden_TD]
@@ -293,6 +304,19 @@ class Retriever(nnx.Module):
         ]
         errors_B = sum(one.error_B for one in found)
         return views | {PREDICTED: dataclasses.replace(found[0], error_B=errors_B)}
+
+    def _pooled(self, texts: Texts, role) -> Texts:
+        """The texts without the tokens that the pooling leaves out."""
+        of_query, of_document = self.unpooled
+        if not (of_query or of_document):
+            return texts
+        masks = []
+        for i, mask_BL in enumerate(texts.mask):
+            count: Any = of_query if role == QUERY else of_document
+            if texts.query is not None:
+                count = jnp.where(texts.query[i], of_query, of_document)[:, None]
+            masks.append(mask_BL & (jnp.cumsum(mask_BL, axis=1) > count))
+        return dataclasses.replace(texts, mask=tuple(masks))
 
 
 def split(

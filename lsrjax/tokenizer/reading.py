@@ -17,7 +17,7 @@ from typing import Any
 import tokenizers
 
 from lsrjax.errors import InputError
-from lsrjax.models.backbones.model_types import MODEL_TYPES
+from lsrjax.models.backbones.model_types import MODEL_TYPES, RELATIVE
 from lsrjax.tokenizer.ask_transformers import asked
 from lsrjax.tokenizer.files import (
     ADDED,
@@ -263,7 +263,8 @@ def _reading(
             f" {answer['error']}. Look at {' and '.join(set_there) or TOKENIZER}; save"
             " the tokenizer again."
         )
-    if answer["padding_side"] != "right":
+    model_type = objects.get(MODEL_CONFIG, {}).get("model_type")
+    if answer["padding_side"] != "right" and model_type not in RELATIVE:
         raise InputError(
             f"{folder}: padding_side is {answer['padding_side']!r}, by {CONFIG}, the"
             f" padding in {TOKENIZER} or the tokenizer's class. It moves the positions"

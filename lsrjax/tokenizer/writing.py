@@ -1,7 +1,10 @@
 """Writes tokenizers so that every program reads the same tokens."""
 
+import atexit
 import json
 import pathlib
+import shutil
+import tempfile
 from typing import Any
 
 from lsrjax.json_files import write_json
@@ -48,6 +51,13 @@ def write_tokenizer(
         "clean_up_tokenization_spaces": False,
     }
     write_json(folder / CONFIG, config)
+
+
+def temporary_folder() -> pathlib.Path:
+    """A folder for a tokenizer, removed when the process ends."""
+    made = pathlib.Path(tempfile.mkdtemp(prefix="lsrjax-tokenizer-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
 
 
 # Each family's names of its special tokens.

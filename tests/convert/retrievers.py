@@ -8,7 +8,7 @@ from programs import tiny
 
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.data.debian_texts import embedded
-from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.data.tokenization import TextTokenizer, unpooled
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode_texts import TextEncoder
@@ -46,6 +46,7 @@ TOKENIZERS = {
     "llama": embedded.MULTILINGUAL_TOKENIZER,
     "mistral": embedded.MULTILINGUAL_TOKENIZER,
     "eurobert": embedded.ENGLISH_TOKENIZER,
+    "gemma": embedded.MULTILINGUAL_TOKENIZER,
     "gemma2": embedded.MULTILINGUAL_TOKENIZER,
     "gemma3_text": embedded.ENGLISH_TOKENIZER,
     "deberta-v2": embedded.MULTILINGUAL_TOKENIZER,
@@ -194,6 +195,44 @@ CASES = {
         "qwen3",
         {"head": "dense", "pooling": "last", "query_prompt": "Query: "},
     ),
+    # The prompts are read, and not pooled.
+    "dense qwen3 alone": (
+        "dense",
+        "qwen3",
+        {
+            "head": "dense",
+            "pooling": "mean",
+            "include_prompt": False,
+            "query_prompt": "find the: ",
+            "markers": ("##ly", "##ing"),
+        },
+    ),
+    "csr alone": (
+        "csr",
+        "xlm-roberta",
+        {
+            "head": "csr",
+            "include_prompt": False,
+            "query_prompt": "query: ",
+            "pooling": "cls",
+            "latents": 53,
+            "active_latents": 5,
+            "revived_latents": 7,
+            "dead_after": 3,
+        },
+    ),
+    "dense towers alone": (
+        "dense",
+        "bert",
+        {
+            "head": "dense",
+            "towers": "separate",
+            "pooling": "mean",
+            "include_prompt": False,
+            "query_prompt": "query: ",
+            "document_prompt": "a text: ",
+        },
+    ),
     "dense gemma3_text": (
         "dense",
         "gemma3_text",
@@ -265,6 +304,7 @@ def spec_of(family, options):
     options = {"head": "splade"} | options
     if options["head"] == "splade":
         options = {"tied": False} | options
+    whole = options.pop("include_prompt", True)
     more = options.pop("more", 0)  # rows of the word table without a token
     options["special_ids"] = tokenizer.special_ids
     if options.pop("expand", False):
@@ -286,7 +326,8 @@ def spec_of(family, options):
         pad_token_id=tokenizer.pad_id,
         layer_norm_eps=1e-5 if xlmr else 1e-12,
     )
-    return RetrieverSpec.of(encoder=encoder, **options)
+    spec = RetrieverSpec.of(encoder=encoder, **options)
+    return spec if whole else spec.replaced(**unpooled(spec, tokenizer))
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from sentence_transformers import (
 from test_sentence_transformers_folders import theirs
 
 from lsrjax.convert import open_model, targets
+from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.errors import InputError
 from lsrjax.retrieval.maxsim import TokenMatrix
 
@@ -105,3 +106,40 @@ def test_factors_beside_prompt_vectors_are_no_folder_of_peft(tmp_path):
     model = dataclasses.replace(model_of("splade"), config=config, factors={"a": 1})
     with pytest.raises(InputError, match="prompt of config.adapt was also trained"):
         targets.write(model, "peft", tmp_path / "out")
+
+
+def test_ends_of_texts_and_a_pooling_without_prompts_go_out(tmp_path):
+    before = model_of("dense qwen3 alone")
+    config = prompted.config_of(before)
+    config.adapt = {}
+    config.model.update(add_bos="no", add_eos="yes", include_prompt=False)
+    model = prompted.student(config, before)
+    tokens = [TextTokenizer(one.tokenizer) for one in (before, model)]
+    (whole,), (ended,) = (one.ids(["free software"], 9) for one in tokens)
+    assert ended == whole[1:] and model.spec.marker_place == 0
+    # "find the :" and a marker, behind nothing.
+    assert (model.spec.query_unpooled, model.spec.document_unpooled) == (4, 1)
+    targets.write(model, "dense", tmp_path / "out")
+    program = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    again = open_model.open_portable(str(tmp_path / "out"))
+    for role in ("query", "document"):
+        wanted = ours(model, TEXTS, role)
+        assert_same(theirs(program, TEXTS, role), wanted)
+        assert_same(ours(again, TEXTS, role), wanted)
+        assert np.abs(ours(before, TEXTS, role) - wanted).max() > 1e-3
+
+
+def test_a_pooling_without_prompts_is_refused_where_it_would_be_another(tmp_path):
+    before = model_of("splade")
+    config = prompted.config_of(before)
+    config.adapt, config.model.query_prompt = {}, "find the: "
+    config.model.include_prompt = False
+    model = prompted.student(config, before)
+    with pytest.raises(InputError, match="prompt's tokens out. Possible are lsrjax"):
+        targets.write(model, "splade", tmp_path / "out")
+    # Its space, a token of its own in SentencePiece, would take a word with it.
+    before = model_of("csr alone")
+    config = prompted.config_of(before)
+    config.adapt, config.model.include_prompt = {}, False
+    with pytest.raises(InputError, match="merges with the text's first"):
+        prompted.student(config, before)

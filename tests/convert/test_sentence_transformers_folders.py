@@ -97,6 +97,7 @@ def some(*quick, but=()):
     "splade norbert4 shifted",
     "splade qwen3",
     "dense qwen3",
+    "dense qwen3 alone",
     "splade deberta",
     "static",
     "csr",

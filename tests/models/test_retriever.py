@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from programs import tiny
 
 from lsrjax.convert.names import by_layer
@@ -279,3 +280,59 @@ def test_the_gradient_of_the_reordering_is_that_of_plain_indexing():
     g = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), expected)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(backward(g)))
     jax.tree.map(np.testing.assert_array_equal, backward(g), plain_backward(g))
+
+
+@pytest.mark.parametrize(
+    ("head", "options"),
+    [
+        ("splade", {"tied": True}),
+        ("dense", {"pooling": "cls", "normalize": False}),
+        ("dense", {"pooling": "mean", "normalize": False}),
+        ("dense", {"pooling": "last", "normalize": False}),
+    ],
+)
+def test_a_prompt_is_read_and_not_pooled(head, options):
+    """Two tokens of queries and one of documents; a text may have no more."""
+    spec = RetrieverSpec.of(
+        *(head, spec_of("splade").encoder),
+        **options,
+        query_unpooled=2,
+        document_unpooled=1,
+    )
+    params = retriever.init_params(spec, 3)
+    graphdef, _ = retriever.split(spec)
+    encoded = jax.jit(functools.partial(retriever.apply, graphdef))
+    states_of = jax.jit(
+        lambda params, ids, mask: nnx.merge(graphdef, params).encoder(ids, mask)
+    )
+    ids = np.random.default_rng(0).integers(2, VOCAB, (6, L))
+    lengths, query = np.array([7, 4, 3, 5, 2, 2]), np.arange(6) % 2 == 0
+    for left in (False, True):
+        mask = np.arange(L)[None] < lengths[:, None]
+        mask = mask[:, ::-1] if left else mask
+        text = {"ids": ids, "mask": mask, "query": query}
+        (view,) = encoded(params, text).values()
+        states = states_of(params, ids, mask)
+        if head == "splade":
+            whole = nnx.merge(graphdef, params)
+            words = params["encoder"]["embeddings"]["word"]["embedding"]
+            flat = states.reshape(6 * L, -1)
+            h_TD, w_VD, b_V = whole.head.mlm.factors(flat, words)
+            states = (h_TD @ w_VD.T + b_V).reshape(6, L, -1)
+        for row, mask_L, is_query, state_LD in zip(
+            range(6), mask, query, np.asarray(states), strict=True
+        ):
+            kept_KD = state_LD[mask_L][2 if is_query else 1 :]
+            found = (view.raw_BV if head == "splade" else view.embedding_BD)[row]
+            pooled = {
+                None: lambda x: x.max(axis=0),
+                "cls": lambda x: x[0],
+                "mean": lambda x: x.mean(axis=0),
+                "last": lambda x: x[-1],
+            }[options.get("pooling")]
+            if len(kept_KD):
+                np.testing.assert_allclose(found, pooled(kept_KD), atol=2e-5)
+            elif head == "dense":
+                assert not found.any()
+            else:
+                assert not view.weights_BV[row].any()

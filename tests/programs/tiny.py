@@ -55,6 +55,7 @@ _OWN = {
     "llama": {"num_key_heads": 1},
     "mistral": {"sliding_window": 3, "pattern": (False,), "causal": False},
     "eurobert": {},
+    "gemma": {"num_key_heads": 1},
     "gemma2": {"sliding_window": 2, "num_layers": 2, "num_key_heads": 1},
     "gemma3_text": {
         "sliding_window": 2,

@@ -8,6 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from rich.console import Console
@@ -27,6 +28,7 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "bert"
 # Tied and untied; Gemma 2's logits are capped.
 CLASSES = {
     "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+    "gemma": (transformers.GemmaConfig, transformers.GemmaForCausalLM),
     "gemma2": (transformers.Gemma2Config, transformers.Gemma2ForCausalLM),
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
 }
@@ -58,7 +60,7 @@ def decoder(kind, folder, model_class=None, **more):
     model = (model_class or language_model)(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            norm = name.endswith("norm.weight") and kind != "gemma2"
+            norm = name.endswith("norm.weight") and "gemma" not in kind
             parameter.copy_(float(norm) + 0.5 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     return model
@@ -128,11 +130,69 @@ def test_scores_are_the_logits_of_transformers(kind, two, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
 
 
+BAAI = (
+    "Given a query A and a passage B, determine whether the passage contains an answer"
+    " to the query by providing a prediction of either 'Yes' or 'No'."
+)
+
+
+def write_gemma_tokenizer(folder):
+    """Gemma's class, which pads on the left; a newline is a token of its own."""
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
+    made.normalizer = tokenizers.normalizers.Replace(" ", "▁")
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Split(" ", "merged_with_previous")
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=200, special_tokens=special, show_progress=False
+    )
+    made.train_from_iterator([BAAI, "Yes A: B:", *QUERIES, *DOCUMENTS], trainer)
+    made.add_tokens([tokenizers.AddedToken("\n", normalized=False)])
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", 2)]
+    )
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "special_tokens_map.json").unlink(missing_ok=True)
+    config = {"tokenizer_class": "GemmaTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def test_a_reranker_of_bge_scores_as_flag_embedding(tmp_path):
+    """As in FlagEmbedding/inference/reranker/decoder_only/base.py."""
+    model = decoder("gemma", tmp_path / "model")
+    write_gemma_tokenizer(tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert tokenizer.padding_side == "left"
+
+    def pieces(*texts):
+        rows = [
+            tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts
+        ]
+        return [token for row in rows for token in row]
+
+    pairs = [(q, d) for q in QUERIES for d in ("tea is a drink", "", "coffee tea")]
+    rows = [
+        [tokenizer.bos_token_id, *pieces(f"A: {q}", "\n", f"B: {d}", "\n", BAAI)]
+        for q, d in pairs
+    ]
+    batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+    assert (batch["input_ids"] == tokenizer.pad_token_id).any()
+    with torch.no_grad():
+        logits = model(**batch).logits[:, -1]
+    (yes,) = pieces("Yes")
+    question = Question(
+        prompt=f"A: {{query}}\nB: {{document}}\n{BAAI}", yes="Yes", no=""
+    )
+    found = scorer(tmp_path / "model", question, (16, 16)).scores(pairs)
+    np.testing.assert_allclose(found, logits[:, yes], atol=1e-5, rtol=1e-5)
+    assert np.ptp(found) > 0.1 and len(set(map(len, rows))) > 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CLASSES)
 def test_sequence_classifiers_score_as_in_transformers(kind, tmp_path):
     classes = {
         "qwen3": transformers.Qwen3ForSequenceClassification,
+        "gemma": transformers.GemmaForSequenceClassification,
         "gemma2": transformers.Gemma2ForSequenceClassification,
         "llama": transformers.LlamaForSequenceClassification,
     }

@@ -8,8 +8,10 @@ import transformers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from lsrjax.data.tokenization import TextField, TextTokenizer
-from lsrjax.tokenizer import reading
+from lsrjax.errors import InputError
+from lsrjax.tokenizer import ends, reading
 from lsrjax.tokenizer.ask_transformers import PROBES
+from lsrjax.tokenizer.writing import write_tokenizer
 
 WORDS = [", the kernel. reads a file", "en fil, og to", "Größe, 你好 3.5% (x)"]
 TEXTS = [*PROBES, *WORDS, "query: the kernel", "<bos> <eos> [CLS] <s>"]
@@ -105,6 +107,64 @@ def test_ids_and_special_tokens_are_those_of_transformers(folder, monkeypatch):
     assert set(theirs.all_special_ids) <= set(ours.special_ids)
     assert len(ours.special_ids) == 5
     assert (ours.pad_id, ours.mask_id) == (theirs.pad_token_id, theirs.mask_token_id)
+
+
+def qwen():
+    """Nothing around a text, whose tokens have offsets without spaces."""
+    made = trained(
+        models.BPE(),
+        ["<|endoftext|>", "<|im_end|>"],
+        pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=False),
+    )
+    made.post_processor = processors.ByteLevel(trim_offsets=True)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("bos", "eos"), [("", ""), ("", "yes"), ("yes", "yes"), ("yes", "no"), ("no", "no")]
+)
+def test_what_stands_around_a_text_is_chosen(bos, eos, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "asked", None)
+    roles = json.loads((folder / "tokenizer_config.json").read_text())
+    tokenizer = TextTokenizer(folder)
+    (before,) = tokenizer.ids(["a"], 9)
+    (plain,) = tokenizer.ids(["a"], 9, special=False)
+    ids = tokenizer.vocabulary()
+    begin = [ids[roles.get("bos_token") or roles["cls_token"]]]
+    end = [ids[roles.get("eos_token") or roles["sep_token"]]]
+    as_is = before[: before.index(plain[0])], before[before.index(plain[-1]) + 1 :]
+    front = {"": as_is[0], "yes": begin, "no": []}[bos]
+    behind = {"": as_is[1], "yes": end, "no": []}[eos]
+    made = ends.with_ends(folder, bos, eos, "config.model")
+    assert (made == folder) == ((front, behind) == as_is)
+    assert ends.with_ends(made, bos, eos, "config.model") == made
+    # As an export has it, in transformers.
+    write_tokenizer(tmp_path / "out", made)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    around = len(front) + len(behind)
+    for length in (4, 9, 200):
+        found = TextTokenizer(made).ids(TEXTS, length)
+        assert found == theirs(TEXTS, truncation=True, max_length=length)["input_ids"]
+        bare = tokenizer.ids(TEXTS, length - around, special=False)
+        assert found == [[*front, *row, *behind] for row in bare]
+
+
+def test_a_text_may_end_where_nothing_stood_around_it(tmp_path):
+    """A decoder whose last token is to be EOS, such as Qwen3."""
+    qwen().save(str(tmp_path / "tokenizer.json"))
+    roles = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"} | roles
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    made = ends.with_ends(tmp_path, "", "yes", "config.model")
+    one, other = (reading.read(folder).tokenizer() for folder in (tmp_path, made))
+    for text in TEXTS:
+        plain, ended = one.encode(text), other.encode(text)
+        assert ended.ids == [*plain.ids, one.token_to_id("<|im_end|>")]
+        assert ended.offsets[:-1] == plain.offsets
+    theirs = transformers.AutoTokenizer.from_pretrained(made)
+    assert theirs(TEXTS)["input_ids"] == TextTokenizer(made).ids(TEXTS, 10**5)
+    with pytest.raises(InputError, match=r"config.model.add_bos is 'yes'.*bos_token"):
+        ends.with_ends(tmp_path, "yes", "", "config.model")
 
 
 def test_prompts_and_markers_stand_behind_what_begins_a_text(folder):

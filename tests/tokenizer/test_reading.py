@@ -111,6 +111,10 @@ CHANGES = {
         "special_tokens_map.json": {"mask_token": ENT | {"content": "y"}}
     },
     "another end": {CONFIG: {"sep_token": "x", "cls_token": "y"}},
+    # Beside a tokenizer.json these keys change nothing.
+    "an end": {
+        CONFIG: {"add_bos_token": True, "add_eos_token": True, "eos_token": "x"}
+    },
     "special tokens are text": {CONFIG: {"split_special_tokens": True}},
     "no class": {CONFIG: {"tokenizer_class": None}},
     "the class of the model": {
@@ -125,6 +129,8 @@ CHANGES = {
     "plain": {CONFIG: {"tokenizer_class": "PreTrainedTokenizerFast"}},
     "a code of the model": {MODEL: {"auto_map": {"AutoModel": "mine.M"}}},
 }
+
+SAME = ("an end", "no class", "an unknown class", "plain", "a code of the model")
 
 
 JAPANESE = {"tokenizer_class": "BertJapaneseTokenizer"}
@@ -178,7 +184,7 @@ def test_the_tokens_are_those_of_transformers(name, changed, tmp_path, monkeypat
     monkeypatch.setattr(reading, "asked", lambda asked: [answers[asked[0]]])
     folder, unchanged = folders[name], folders[None]
     theirs = same_as_transformers(folder)
-    if name not in ("no class", "an unknown class", "plain", "a code of the model"):
+    if name not in SAME:
         # It was not for nothing.
         found = [TextTokenizer(f).ids(TEXTS, 50) for f in (folder, unchanged)]
         found += [TextTokenizer(f).ids(TEXTS, 9) for f in (folder, unchanged)]

@@ -18,6 +18,7 @@ from lsrjax.convert.read.tensors import (
     read_weights,
     strings,
 )
+from lsrjax.data.tokenization import TextTokenizer, unpooled
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import backbone
 from lsrjax.models.retriever import RetrieverSpec
@@ -165,6 +166,10 @@ def portable(
         markers.append(marker)
     special = tuple(i for i in tokens.special.values() if i not in markers)
     spec = spec.replaced(special_ids=special, **fields)
+    if "Pooling" in folder.modules:
+        pooling = folder.config("Pooling", include_prompt=bool)
+        if pooling.get("include_prompt") is False:
+            spec = spec.replaced(**unpooled(spec, TextTokenizer(root)))
     return SavedModel(spec, params, root, None, folder.reference, **lengths)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from lsrjax.models.backbones.bert import BertConfig
 from lsrjax.models.backbones.deberta import DebertaConfig
 from lsrjax.models.backbones.encoder_config import EncoderConfig
-from lsrjax.models.backbones.gemma import Gemma2Config, Gemma3Config
+from lsrjax.models.backbones.gemma import Gemma2Config, Gemma3Config, GemmaConfig
 from lsrjax.models.backbones.llama_config import (
     EuroBertConfig,
     LlamaConfig,
@@ -184,6 +184,10 @@ _DECODERS: dict[str, tuple[type[LlamaConfig], dict[str, Any]]] = {
             "pad_token_id": 128_001,
         },
     ),
+    "gemma": (
+        GemmaConfig,
+        {"vocab_size": 256_000, "max_positions": 8192, "head_size": 256},
+    ),
     "gemma2": (
         Gemma2Config,
         {"vocab_size": 256_000, "max_positions": 8192, "head_size": 256},
@@ -308,6 +312,11 @@ PRESETS: dict[str, tuple[EncoderConfig, bool]] = {
     "EuroBERT/EuroBERT-210m": (_decoder("eurobert", 768, 12, (12, 12), 3072), True),
     "EuroBERT/EuroBERT-610m": (_decoder("eurobert", 1152, 26, (18, 6), 4096), True),
     "EuroBERT/EuroBERT-2.1B": (_decoder("eurobert", 2304, 32, (18, 6), 6144), True),
+    "google/gemma-2b": (_decoder("gemma", 2048, 18, (8, 1), 16_384), True),
+    "BAAI/bge-reranker-v2-gemma": (
+        _decoder("gemma", 2048, 18, (8, 1), 16_384),
+        True,
+    ),
     "google/gemma-2-2b": (_decoder("gemma2", 2304, 26, (8, 4), 9216), True),
     "google/gemma-3-270m": (
         _decoder("gemma3_text", 640, 18, (4, 1), 2048, sliding_window=512),

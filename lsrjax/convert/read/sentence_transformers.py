@@ -28,7 +28,6 @@ from lsrjax.convert.read.modules import (
     inside,
     portable,
     projection,
-    prompts,
     read_model,
     splade_pooling,
     transformer,
@@ -165,10 +164,6 @@ def _embedding(folder: Folder, encoder: EncoderConfig) -> tuple[dict, dict]:
     if mode not in [*ours]:
         raise UnknownModuleError(
             f"{path}: pooling {mode!r}; here it is {', '.join(ours)}."
-        )
-    if config.get("include_prompt") is False and any(prompts(folder.model).values()):
-        raise UnknownModuleError(
-            f"{path}: include_prompt is false, but here a prompt's tokens take part."
         )
     return fields | {"pooling": ours[mode]}, head
 

@@ -127,6 +127,7 @@ def _about(model: SavedModel) -> str:
         f" {model.document_length} (documents) tokens"
         + _prompt("queries", spec.query_prompt)
         + _prompt("documents", spec.document_prompt)
+        + "\n- their tokens are left out of the pooling" * (not spec.includes_prompt)
     )
 
 

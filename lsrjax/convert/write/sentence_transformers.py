@@ -195,7 +195,7 @@ def embedding_modules(spec: RetrieverSpec, head) -> dict[str, Any]:
     pooling = {
         "embedding_dimension": spec.encoder.hidden_size,
         "pooling_mode": POOLINGS[spec.options.pooling],
-        "include_prompt": True,
+        "include_prompt": spec.includes_prompt,
     }
     modules: dict[str, Any] = {"Pooling": (pooling, None)}
     modules |= _projection(head, "sentence_embedding")

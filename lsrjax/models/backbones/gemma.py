@@ -1,15 +1,16 @@
-"""Gemma 2 and the texts of Gemma 3: Llama's module with four norms a layer.
+"""Gemma 1 and 2 and the texts of Gemma 3: Llama's module with the family's norms.
 
-The computation is that of `Gemma2Model` and `Gemma3TextModel` in Hugging Face
-transformers (Gemma Team, 2024, arXiv:2408.00118; 2025, arXiv:2503.19786). Norms
-multiply by 1 + their scale, embeddings are scaled, local layers alternate with full
-ones. Gemma 2 caps products and logits; Gemma 3 normalizes queries and keys and has a
-RoPE base for each kind of layers.
+The computation is that of `GemmaModel`, `Gemma2Model` and `Gemma3TextModel` in Hugging
+Face transformers (Gemma Team, 2024, arXiv:2403.08295, arXiv:2408.00118; 2025,
+arXiv:2503.19786). Norms multiply by 1 + their scale, embeddings are scaled. From Gemma
+2 on a layer has four norms, and local layers alternate with full ones. Gemma 2 caps
+products and logits; Gemma 3 normalizes queries and keys and has a RoPE base for each
+kind of layers.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from lsrjax.models.backbones.encoder_config import unlike
 from lsrjax.models.backbones.llama import family
@@ -18,26 +19,49 @@ from lsrjax.models.backbones.rope_settings import FULL, LOCAL, read_rope
 
 
 @dataclasses.dataclass(frozen=True)
-class Gemma2Config(LlamaConfig):
+class GemmaConfig(LlamaConfig):
+    """Of Gemma 1."""
+
+    KEYS: ClassVar[Mapping[str, str]] = {
+        field: key for field, key in LlamaConfig.KEYS.items() if field != "mlp_bias"
+    }
+    ACTIVATION: ClassVar[str] = "gelu_pytorch_tanh"
+    centered: ClassVar[bool] = True
+    scales_embeddings: ClassVar[bool] = True
+    key_heads_unsaid: ClassVar[int] = 16
+    head_size_unsaid: ClassVar[int] = 256
+
+    hidden_act: str = "gelu_pytorch_tanh"
+    pad_token_id: int = 0
+
+    @classmethod
+    def from_hf(cls, family: str, config: Mapping[str, Any]) -> Self:
+        """Reads the content of a Hugging Face config.json of this family.
+
+        In Gemma 1's `hidden_act` the tanh approximation is also called "gelu", while
+        `hidden_activation` takes its names literally.
+        """
+        act = config.get("hidden_act")
+        act = cls.ACTIVATION if act == "gelu" else act
+        act = config.get("hidden_activation") or act
+        return super().from_hf(family, {**config, "hidden_act": act})
+
+
+@dataclasses.dataclass(frozen=True)
+class Gemma2Config(GemmaConfig):
     """Of Gemma 2."""
 
     KEYS: ClassVar[Mapping[str, str]] = {
-        **{f: key for f, key in LlamaConfig.KEYS.items() if f != "mlp_bias"},
+        **GemmaConfig.KEYS,
         "hidden_act": "hidden_activation",
         "query_scalar": "query_pre_attn_scalar",
     }
-    ACTIVATION: ClassVar[str] = "gelu_pytorch_tanh"
     block_norms: ClassVar[bool] = True
-    centered: ClassVar[bool] = True
-    scales_embeddings: ClassVar[bool] = True
     key_heads_unsaid: ClassVar[int] = 4
-    head_size_unsaid: ClassVar[int] = 256
     # Of transformers, where config.json does not say.
     caps: ClassVar[tuple[float | None, float | None]] = (50.0, 30.0)
 
-    hidden_act: str = "gelu_pytorch_tanh"
     query_scalar: float = 256
-    pad_token_id: int = 0
     attention_cap: float = 50.0
     logit_cap: float = 30.0
     sliding_window: int = 4096
@@ -158,5 +182,6 @@ class Gemma3Config(Gemma2Config):
         return values
 
 
+GEMMA = family(GemmaConfig, "Gemma", tied=True)
 GEMMA2 = family(Gemma2Config, "Gemma2", tied=True)
 GEMMA3 = family(Gemma3Config, "Gemma3", alone="TextModel", tied=True)

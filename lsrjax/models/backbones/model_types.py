@@ -15,6 +15,7 @@ MODEL_TYPES = {
     "llama": "llama",
     "mistral": "mistral",
     "eurobert": "eurobert",
+    "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3_text": "gemma3_text",
     "gte": "gte",
@@ -26,3 +27,8 @@ MODEL_TYPES = {
     "ernie": "ernie",
     "mpnet": "mpnet",
 }
+# Families that see distances between tokens alone, so that padding on the left, where
+# decoders' tokenizers have it, moves nothing.
+RELATIVE = frozenset(
+    ("qwen3", "llama", "mistral", "eurobert", "gemma", "gemma2", "gemma3_text")
+)

@@ -42,6 +42,7 @@ BACKBONES: dict[str, Backbone] = {
     "llama": llama.LLAMA,
     "mistral": llama.MISTRAL,
     "eurobert": llama.EUROBERT,
+    "gemma": gemma.GEMMA,
     "gemma2": gemma.GEMMA2,
     "gemma3_text": gemma.GEMMA3,
     "gte": rotary_bert.GTE,

@@ -23,7 +23,7 @@ NEWER = (
 )
 # They share a module with a family beside them.
 ALIKE = (
-    *("llama", "mistral", "eurobert", "gemma2", "gemma3_text"),
+    *("llama", "mistral", "eurobert", "gemma", "gemma2", "gemma3_text"),
     *("jina_embeddings_v3", "nomic_bert", "electra", "ernie"),
 )
 FAMILIES = pytest.mark.parametrize(

@@ -51,6 +51,7 @@ QWEN3 = (transformers.Qwen3Config, transformers.Qwen3ForCausalLM)
 MISTRAL = (transformers.MistralConfig, transformers.MistralForCausalLM)
 LLAMA = (transformers.LlamaConfig, transformers.LlamaForCausalLM)
 EUROBERT = (transformers.EuroBertConfig, transformers.EuroBertForMaskedLM)
+GEMMA1 = (transformers.GemmaConfig, transformers.GemmaForCausalLM)
 GEMMA2 = (transformers.Gemma2Config, transformers.Gemma2ForCausalLM)
 GEMMA3 = (transformers.Gemma3TextConfig, transformers.Gemma3ForCausalLM)
 # What published checkpoints vary.
@@ -64,6 +65,8 @@ VARIANTS = {
     "mistral both": (*MISTRAL, {"sliding_window": 4, "is_causal": False}),
     "mistral full": (*MISTRAL, {"sliding_window": None}),
     "eurobert": (*EUROBERT, {"mask_token_id": 4}),
+    "gemma": (*GEMMA1, {"attention_bias": True}),
+    "gemma both": (*GEMMA1, {"is_causal": False}),
     "gemma2": (*GEMMA2, GEMMA),
     "gemma2 both": (*GEMMA2, GEMMA | {"is_causal": False}),
     "gemma2 plain": (
@@ -155,7 +158,7 @@ def test_states_equal_transformers(variant):
     some(
         "qwen3 local",
         of=("qwen3 local", "llama", "llama biases", "mistral", "eurobert", "gemma2")
-        + ("gemma3_text both",),
+        + ("gemma", "gemma3_text both"),
     ),
 )
 def test_gradients_equal_transformers(variant):
@@ -197,7 +200,8 @@ def splade_of(config, params):
 @pytest.mark.parametrize(
     "variant",
     some(
-        "qwen3", "gemma2", of=("qwen3", "llama", "mistral both", "eurobert", "gemma2")
+        *("qwen3", "gemma2"),
+        of=("qwen3", "llama", "mistral both", "eurobert", "gemma both", "gemma2"),
     ),
 )
 def test_splade_is_the_maximum_of_transformers_logits(variant):
@@ -254,6 +258,10 @@ def test_configs_from_before_transformers_5_are_the_same():
     found = read_config(old)
     assert found.pattern == (False, False, True)
     assert (found.theta, found.local_theta) == (999.0, 99.0)
+    old = {"model_type": "gemma", "hidden_act": "gelu", "rope_theta": 99.0, **SIZES}
+    old |= {"hidden_activation": None}
+    new = transformers.GemmaConfig(**SIZES, rope_parameters={"rope_theta": 99.0})
+    assert read_config(old) == read_config(new.to_dict())
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
@@ -370,6 +378,7 @@ def test_the_last_token_is_found_on_either_side():
         ("qwen3", {"layer_types": ["full_attention"]}, "layer_types has to name"),
         ("qwen3", {"layer_types": FIVE}, "layer_types has sliding_attention, and"),
         ("mistral", {"layer_types": FIVE}, "which Mistral does not have"),
+        ("gemma", {"hidden_activation": "gelu"}, r"'gelu'.*tanh"),
         ("gemma2", {"use_bidirectional_attention": True}, '"is_causal": false'),
         ("gemma2", {"attn_logit_softcapping": -1}, "attn_logit_softcapping is -1"),
         ("gemma2", {"hidden_activation": "gelu"}, r"'gelu'.*tanh"),
