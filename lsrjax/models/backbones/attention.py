@@ -251,7 +251,7 @@ def weighed(logits_BHLM, value_BMHC, mask_BM, rate=0.0, keys_BL=None, window=Non
 
     `rate` is that of dropout on the weights, with a random key for each token.
     """
-    B, H, L, _ = logits_BHLM.shape
+    H, L = logits_BHLM.shape[1:3]
     # Finite, so that a text without a token gives numbers and not NaN.
     lowest = -0.7 * float(jnp.finfo(jnp.float32).max)
     mask = mask_BM[:, None, None, :]
@@ -263,13 +263,11 @@ def weighed(logits_BHLM, value_BMHC, mask_BM, rate=0.0, keys_BL=None, window=Non
         mask = mask & near_LM[None, None]
     weights_BHLM = jax.nn.softmax(jnp.where(mask, logits_BHLM, lowest), axis=-1)
     if keys_BL is not None and rate > 0.0:
-        # Drawn token by token, so that a text's dropout does not depend on its padding.
-        weights_BLMH = dropout(
-            weights_BHLM.transpose(0, 2, 3, 1).reshape(B * L, L, H),
-            rate,
-            keys_BL.reshape(B * L),
-        ).reshape(B, L, L, H)
-        weights_BHLM = weights_BLMH.transpose(0, 3, 1, 2)
+        # Counted so that a text's dropout does not depend on its padding.
+        places_HM = jnp.arange(H)[:, None] + H * jnp.arange(weights_BHLM.shape[3])
+        weights_BHLM = dropout(
+            weights_BHLM, rate, keys_BL[:, None, :, None], places_HM[:, None]
+        )
     return jnp.einsum(
         "bhlm,bmhc->blhc", weights_BHLM.astype(value_BMHC.dtype), value_BMHC
     )
