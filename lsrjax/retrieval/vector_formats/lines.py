@@ -137,7 +137,7 @@ class Lines:
             )
         terms = np.diff(matrix.indptr)
         if self.most_terms and (terms > self.most_terms).any():
-            row = np.argmax(terms)
+            row = int(np.argmax(terms))
             raise InputError(
                 f"The vector of {ids[row]!r} has {terms[row]:,} terms, and {self.reads}"
                 f" takes {self.most_terms:,}. Add --prune top:{self.most_terms}."
@@ -145,7 +145,7 @@ class Lines:
         if self.most_weight:
             weights = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
             if (weights > self.most_weight).any():
-                row = np.argmax(weights)
+                row = int(np.argmax(weights))
                 raise InputError(
                     f"The weights of {ids[row]!r} add up to {weights[row]:,.0f}:"
                     f" {self.reads} repeats a term as often as it weighs, which takes"
