@@ -280,6 +280,7 @@ def test_tasks_are_evaluated_with_the_last_stage_and_put_into_results(
         ({"bier": {}}, r"tasks\['bier'\] is 'bier'; known: 'beir'"),
         ({"beir": {"pth": "x"}}, "the nearest is .*path"),
         ({"own": "beir"}, "give a dict of the task's options"),
+        ({"debian/mixed": {"name": "debian"}}, "has the name of a table of config"),
         ({"own": {"name": "clef", "path": "x"}}, "languages is empty"),
     ],
 )
