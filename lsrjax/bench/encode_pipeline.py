@@ -1,5 +1,6 @@
 """`encode --pipeline`: what reading, tokenizing and writing cost beside the model."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -82,14 +83,16 @@ class _Pipeline:
 
     def whole(self, name: str) -> None:
         form, out = FORMATS[name], self._folder / f"out{FORMATS[name].suffix}"
+        encoding = dataclasses.replace(self._encoding, quantize=form.quantize)
+        whole = bool(form.quantize)
         targets = {
-            view: Target.of(out.with_stem(f"out{view}"), form, about)
+            view: Target.of(out.with_stem(f"out{view}"), form, about, whole)
             for view, about in self._abouts.items()
         }
         files = VectorFiles(self._folder / "partial", targets, {})
         step = self._encoding.window
         work = work_of(files, 0, len(self._texts), step, lambda: None)
-        encode_parts(self._encoding, self._texts, work)
+        encode_parts(encoding, self._texts, work)
         for target in targets.values():
             target.path.unlink()
             shutil.rmtree(self._folder / "partial", ignore_errors=True)

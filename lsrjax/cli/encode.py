@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    formats = "\n".join(f"  {name:14}{one.reads}" for name, one in FORMATS.items())
+    formats = "\n".join(f"  {name:16}{one.reads}" for name, one in FORMATS.items())
     parser = Parser(
         prog="lsrjax encode",
         description=f"{__doc__}\nFormats, and what reads them:\n{formats}",

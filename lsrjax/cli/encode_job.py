@@ -170,12 +170,11 @@ def check_kinds(
                 f"--{flag} is for weights of terms, and the model gives"
                 f" {', '.join(sorted(kinds))} vectors. Leave it out."
             )
-    if not 0 <= options["quantize"] <= 2**20 or (
-        name == "anserini" and not options["quantize"]
-    ):
+    whole = bool(form.quantize)
+    if not 0 <= options["quantize"] <= 2**20 or (whole and not options["quantize"]):
         raise InputError(
             f"--quantize is {options['quantize']:g}; give a factor such as 100"
-            + (", since Anserini reads whole numbers." * (name == "anserini") or ".")
+            + (", since Anserini reads whole numbers." * whole or ".")
         )
 
 

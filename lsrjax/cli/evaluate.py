@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 
 import lsrjax
-from lsrjax import json_files, options, paths
+from lsrjax import options, paths
 from lsrjax.cli import entry_flags, exits, own_entries, search, task_flags
 from lsrjax.cli.parsing import Parser
 from lsrjax.convert.open_model import open_portable
@@ -35,6 +35,7 @@ from lsrjax.retrieval import (
     prefixes,
     prune_curve,
     rank,
+    results_file,
     task_results,
     tuned_weights,
 )
@@ -97,8 +98,7 @@ def evaluate(
     if setup.out is None or setup.kept is None:
         return
     task_results.write_queries(setup.out / task_results.QUERIES_FILE, parts)
-    made_of = {
-        "lsrjax": lsrjax.__version__,
+    facts = {
         "model": model,
         "system": SYSTEM,
         "query_length": setup.searcher.query_length,
@@ -110,8 +110,8 @@ def evaluate(
         "fusion": setup.fusion and {**options.plain(setup.fusion), "of": setup.fused},
         "feedback": setup.feedback and dataclasses.asdict(setup.feedback),
     }
-    path = setup.out / task_results.RESULTS_FILE
-    json_files.write_json(path, made_of | {"tasks": results})
+    path = setup.out / results_file.RESULTS_FILE
+    results_file.write(path, results, **facts)
     setup.kept.remove()
     console.print(f"Written to {path}", highlight=False)
 

@@ -16,7 +16,6 @@ from lsrjax.config.schema import Rows, Run
 from lsrjax.data.debian_texts.embedded import LANGUAGES
 from lsrjax.errors import InputError
 from lsrjax.options import check_no_effect, checked
-from lsrjax.retrieval.result_tables import TASKS
 
 
 def validate(config: ConfigDict) -> None:
@@ -48,11 +47,6 @@ def _check_values(config: ConfigDict, parts: dict[str, ConfigDict]) -> None:
     several = len(config.stages) > 0
     names = list(given_stages(config))
     with errors.together() as each:
-        if TASKS in names:
-            each.add(
-                f"config.stages has {TASKS!r}, which is the name of the results on"
-                " tasks in results.json. Give the stage another name."
-            )
         for position, (where, stage) in enumerate(parts.items()):
             with each:
                 found = checked(Run, stage, where)

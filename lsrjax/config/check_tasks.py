@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from lsrjax.errors import InputError
 from lsrjax.options import Chosen, resolve
+from lsrjax.retrieval.results_file import ENGLISH_TEXTS, MIXED_TEXTS
 from lsrjax.retrieval.tasks.table import TASKS
 
 
@@ -34,6 +35,11 @@ def evaluated(config: ConfigDict) -> dict[str, Chosen]:
         if not isinstance(given, Mapping | ConfigDict):
             raise InputError(
                 f"{where} is {given!r}; give a dict of the task's options, maybe {{}}."
+            )
+        if name in (ENGLISH_TEXTS, MIXED_TEXTS):
+            raise InputError(
+                f"{where} has the name of a table of config.evaluate.test. Give it"
+                " another one."
             )
         found[name] = resolve(TASKS, {"name": name, **given}, where)
     return found

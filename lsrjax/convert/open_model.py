@@ -28,7 +28,8 @@ from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.cross_encoder import CrossEncoderSpec
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.retrieval import result_tables, task_tables
+from lsrjax.retrieval import task_tables
+from lsrjax.retrieval.results_file import ENGLISH_TEXTS
 
 # For models that were not trained here.
 _LENGTHS = {"query_length": 64, "document_length": 256}
@@ -196,27 +197,17 @@ def _trained_here(folder: pathlib.Path, reference: str) -> SavedModel:
     config = _config(folder.parent) or {}
     stages = config.get("stages") or {}
     stage = stages.get(folder.name, config)
-    found = results_file.read(folder.parent)
+    tasks = task_tables.of_stage(results_file.read(folder.parent)["tasks"], folder.name)
+    texts = tasks.get(ENGLISH_TEXTS, {}).get("results", {})
     model = _stage(folder, reference)
     return dataclasses.replace(
         model,
         **{name: stage.get("data", {}).get(name, 0) for name in _LENGTHS},
         config=stage or None,
-        results=found.get(folder.name),
-        evaluation=_tables(found, folder.name),
+        results=texts.get(folder.name),
+        evaluation=task_tables.markdown(tasks),
         stages=stages,
     )
-
-
-def _tables(found: dict, stage: str) -> str:
-    """A stage's results on the embedded texts, and on the benchmarks of its run."""
-    tasks = {
-        name: made
-        for name, made in found.get(result_tables.TASKS, {}).items()
-        if stage in made["results"]
-    }
-    parts = result_tables.markdown(found, stage), task_tables.markdown(tasks)
-    return "\n".join(part for part in parts if part)
 
 
 def _config(folder: pathlib.Path) -> dict | None:

@@ -1,4 +1,4 @@
-"""Retrieval quality of BM25 and of trained retrievers, by language."""
+"""Dev data as a task, the quality of a model on it, and the speed of encoding."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from lsrjax.data.examples import ENGLISH, Pair
 from lsrjax.errors import InputError
 from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval import rank
-from lsrjax.retrieval.rank import Searcher, Way, views_of
+from lsrjax.retrieval.rank import Searcher, Way
 from lsrjax.retrieval.task_results import PartResults, table
 from lsrjax.retrieval.tasks.task import Task, graded
 
@@ -83,38 +83,6 @@ def _asked(query: Mapping[str, str], languages, relevant) -> list[tuple]:
 
 def _english(text: Mapping[str, str]) -> str:
     return text.get(ENGLISH) or next(iter(text.values()), "")
-
-
-def by_language(
-    task: Task, found: rank.Ranking, metrics: Sequence[str] = measures.METRICS
-) -> dict[str, dict[str, float]]:
-    """Mean of each metric, and of the costs, over the queries of each language."""
-    part = PartResults.of(task, metrics)
-    part.add("", task, found)
-    return part.means("")
-
-
-def bm25(
-    task: Task, metrics: Sequence[str] = measures.METRICS
-) -> dict[str, dict[str, float]]:
-    """BM25 over the strings that queries and documents share."""
-    found = rank.bm25(task, measures.required_depth(metrics))
-    return by_language(task, found, metrics)
-
-
-def sparse_retriever(
-    task: Task, searcher: Searcher, metrics: Sequence[str] = measures.METRICS
-) -> dict[str, dict[str, dict[str, float]]]:
-    """A retriever's quality and sparsity, with all views and with each alone.
-
-    Returns:
-      By view ("" = all together), language and metric; also the metrics `query_terms`
-      and `document_terms`, the mean numbers of active terms, and `index_bytes` of a
-      document.
-    """
-    ways = {name: Way(views) for name, views in views_of(searcher).items()}
-    found = rank.rank(task, searcher, ways, measures.required_depth(metrics))
-    return {name: by_language(task, one, metrics) for name, one in found.items()}
 
 
 _TIMED_TEXTS = 512

@@ -1,9 +1,6 @@
-"""Results of a run: as a file, as tables, and as explained examples."""
+"""Results as tables, and as explained examples."""
 
-import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from rich.cells import cell_len
@@ -11,9 +8,6 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
-
-from lsrjax.data.examples import ENGLISH
-from lsrjax.json_files import write_json
 
 MEAN, WORST = "mean", "worst"
 
@@ -27,14 +21,6 @@ COUNTS = ("query_terms", "document_terms", "index_bytes")
 # Systems without a network, which every stage is shown beside.
 BASELINES = ("bm25", "bm25 n-grams", "ibm model 1")
 
-MULTILINGUAL = "multilingual "
-TABLES = (
-    ("nDCG@10", "English documents (the mean is over all languages but English)"),
-    ("R@100", "English documents"),
-    (f"{MULTILINGUAL}nDCG@10", "each document in one of the languages"),
-    ("query_terms", "active terms of a query"),
-)
-
 
 class SearchExample(TypedDict):
     """One query and the documents a system found for it, for `print_examples`."""
@@ -47,88 +33,6 @@ class SearchExample(TypedDict):
     found: Sequence[tuple[int, str, bool]]
     # (term, view, query weight x document weight) of the first document found
     because: NotRequired[Sequence[tuple[str, str, float]]]
-
-
-def with_mean(results: Results) -> dict[str, dict[str, dict[str, float]]]:
-    """Adds to each system the mean over all its languages but English.
-
-    The language `mean` comes last, and replaces one that is there.
-
-    Raises:
-        ValueError: if systems cover different languages or a language lacks a metric,
-            since such means could not be compared.
-    """
-    averaged: dict[str, dict[str, dict[str, float]]] = {}
-    first = None
-    for system, given in results.items():
-        languages = {k: dict(v) for k, v in given.items() if k != MEAN}
-        averaged[system] = languages
-        others = [language for language in languages if language != ENGLISH]
-        if not others:
-            continue
-        first = first or (system, others)
-        if set(others) != set(first[1]):
-            raise ValueError(
-                f"report: {system} has results in {', '.join(sorted(others))}, but "
-                f"{first[0]} in {', '.join(sorted(first[1]))}; their means cannot be "
-                "compared. Evaluate all systems in the same languages."
-            )
-        metrics = list(languages[others[0]])
-        for language in others:
-            if set(languages[language]) != set(metrics):
-                raise ValueError(
-                    f"report: {system} has {', '.join(languages[language])} in "
-                    f"{language}, but {', '.join(metrics)} in {others[0]}; evaluate "
-                    "the same metrics in every language."
-                )
-        languages[MEAN] = {
-            metric: sum(languages[language][metric] for language in others)
-            / len(others)
-            for metric in metrics
-        }
-    return averaged
-
-
-# The key of results on tasks in a run's file; the others are systems.
-TASKS = "tasks"
-
-
-def write_results(
-    path: str | os.PathLike[str],
-    results: Results,
-    tasks: Mapping[str, Mapping[str, Any]] | None = None,
-) -> None:
-    """Writes results as JSON, rounded to six digits, in their order.
-
-    The file is replaced atomically, so that a reader never sees half of it; missing
-    folders are created.
-
-    Args:
-        path: of the file.
-        results: of systems.
-        tasks: `task_tables.described` of each task, if any.
-
-    Raises:
-        ValueError: if a value is not finite.
-    """
-    path = Path(path)
-    own = rounded(results)
-    found = [own, *(task["results"] for task in (tasks or {}).values())]
-    bad = [
-        f"{metric} of {system} in {language}"
-        for one in found
-        for system, languages in one.items()
-        for language, values in languages.items()
-        for metric, value in values.items()
-        if not math.isfinite(value)
-    ]
-    if bad:
-        raise ValueError(
-            f"report: {bad[0]} is not finite, {path} is not written; find out why "
-            "the evaluation gave it."
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, own | ({TASKS: tasks} if tasks else {}))
 
 
 def rounded(value: Any) -> Any:
@@ -323,23 +227,6 @@ def _plain(text: str) -> str:
     """A text on one line, without control characters."""
     kept = (char if char.isprintable() or char == "\u200c" else " " for char in text)
     return " ".join("".join(kept).split())
-
-
-def markdown(results, name: str) -> str:
-    """The tables of a stage, its views and the baselines as Markdown, or nothing."""
-    own = {
-        system: values
-        for system, values in results.items()
-        if system != TASKS and (system in BASELINES or system.split(" ")[0] == name)
-    }
-    if not set(own) - set(BASELINES):
-        return ""
-    tables = [
-        f"{metric}: {title}\n\n{markdown_table(systems, metric)}"
-        for metric, title in TABLES
-        if (systems := with_metric(own, metric))
-    ]
-    return "\n".join(tables)
 
 
 def with_metric(results: Results, metric: str) -> Results:

@@ -12,12 +12,12 @@ import numpy as np
 
 from lsrjax.errors import InputError
 from lsrjax.retrieval import metrics as measures
-from lsrjax.retrieval import significance
+from lsrjax.retrieval import results_file, significance
 from lsrjax.retrieval.rank import Ranking
+from lsrjax.retrieval.results_file import RESULTS_FILE
 from lsrjax.retrieval.runs import read_run, write_run
 from lsrjax.retrieval.tasks.task import Task
 
-RESULTS_FILE = "results.json"
 QUERIES_FILE = "per_query.jsonl.gz"
 RUNS_FOLDER = "runs"
 # Whose values are not of a query: costs.
@@ -190,9 +190,8 @@ class Other:
         if not path.is_dir():
             self._run = read_run(path)
             return
-        results = path / RESULTS_FILE
         try:
-            self._system = json.loads(results.read_text("utf-8"))["system"]
+            self._system = results_file.read(path / RESULTS_FILE)["system"]
             with gzip.open(path / QUERIES_FILE, "rt", encoding="utf-8") as file:
                 rows = [json.loads(line) for line in file]
             self._rows = {
@@ -200,7 +199,10 @@ class Other:
                 for row in rows
                 if row["system"] == self._system
             }
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        except (
+            *(InputError, OSError, EOFError),
+            *(ValueError, KeyError, TypeError),
+        ) as error:
             raise InputError(
                 f"--compare {path} is no folder that `lsrjax evaluate --out` wrote"
                 f" ({type(error).__name__}: {error}). Name one, or a TREC run."

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from lsrjax import options
 from lsrjax.retrieval import result_tables
+from lsrjax.retrieval.result_tables import BASELINES
 from lsrjax.retrieval.task_results import PartResults, table
 
 
@@ -20,16 +21,49 @@ def described(chosen: options.Chosen, parts: Sequence[PartResults]) -> dict[str,
     }
 
 
-def show(name: str, made: Mapping[str, Any], console: Console) -> None:
+def show(
+    name: str,
+    made: Mapping[str, Any],
+    console: Console,
+    documents_per_s: Mapping[str, float] | None = None,
+) -> None:
     """Prints what `described` gives: a table for each metric, costs, and the data."""
     results = made["results"]
-    for metric in made["metrics"]:
+    for metric in shown_metrics(made):
+        systems = result_tables.with_metric(results, metric)
         title = f"\n{name}: {metric}"
-        result_tables.print_table(results, metric, console, title=title)
+        result_tables.print_table(systems, metric, console, title=title)
     costs = result_tables.with_metric(results, "index_bytes")
-    result_tables.print_costs(costs, {}, console, of="a document")
+    if costs:
+        speeds = documents_per_s or {}
+        result_tables.print_costs(costs, speeds, console, of="a document")
     for part, data in made["data"].items():
         console.print(f"{part}: {in_words(data)}", highlight=False, markup=False)
+
+
+def shown_metrics(made: Mapping[str, Any]) -> list[str]:
+    """The metrics that have a table: those of the task, and a query's active terms."""
+    return [
+        metric
+        for metric in (*made["metrics"], "query_terms")
+        if result_tables.with_metric(made["results"], metric)
+    ]
+
+
+def of_stage(tasks: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """The tasks of a run that it is evaluated on, with its rows and the baselines'."""
+    return {
+        name: {
+            **made,
+            "results": {
+                system: values
+                for system, values in made["results"].items()
+                if system in BASELINES or system.split(" ")[0] == stage
+            },
+        }
+        for name, made in tasks.items()
+        if stage in made["results"]
+    }
 
 
 def markdown(tasks: Mapping[str, Any]) -> str:
@@ -38,8 +72,8 @@ def markdown(tasks: Mapping[str, Any]) -> str:
         f"{name}, {metric}:\n\n{result_tables.markdown_table(made['results'], metric)}"
         + "".join(f"\n{part}: {in_words(data)}.\n" for part, data in of.items())
         for name, made in tasks.items()
-        for place, metric in enumerate(made["metrics"])
-        for of in [made["data"] if place == len(made["metrics"]) - 1 else {}]
+        for metric in made["metrics"]
+        for of in [made["data"] if metric == made["metrics"][-1] else {}]
     )
 
 

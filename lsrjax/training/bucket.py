@@ -31,9 +31,9 @@ from lsrjax import paths
 from lsrjax.checkpoint import digests
 from lsrjax.checkpoint.lock import LOCK_FILE, holder, signature
 from lsrjax.checkpoint.names_on_disk import CHECKPOINTS, DONE_FILE
-from lsrjax.checkpoint.results_file import RESULTS_FILE
 from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError, TrainingFailed
+from lsrjax.retrieval.results_file import RESULTS_FILE
 
 _DRIVERS = {"gs": "gcs", "s3": "s3"}
 # Seconds between two looks for changes, and signs of life of the run.

@@ -12,23 +12,23 @@ from rich.console import Console
 from lsrjax import json_files
 from lsrjax.checkpoint import digests, saved_model
 from lsrjax.checkpoint.names_on_disk import DAMAGED, set_aside
-from lsrjax.checkpoint.results_file import DIGESTS_FILE, RESULTS_FILE
+from lsrjax.checkpoint.results_file import DIGESTS_FILE
 from lsrjax.checkpoint.set_damaged_aside import listing
 from lsrjax.config import check_tasks, fields
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.examples import ENGLISH
 from lsrjax.distributed import processes, sharding
-from lsrjax.retrieval import evaluate, rank, result_tables, task_tables
+from lsrjax.options import resolve
+from lsrjax.retrieval import evaluate, rank, result_tables, results_file, task_tables
 from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.encode_texts import joined
 from lsrjax.retrieval.matches import COMMON
 from lsrjax.retrieval.rank import Searcher, Way
-from lsrjax.retrieval.result_tables import MULTILINGUAL
+from lsrjax.retrieval.results_file import ENGLISH_TEXTS, MIXED_TEXTS, RESULTS_FILE
 from lsrjax.retrieval.search import search
 from lsrjax.retrieval.task_results import PartResults
-from lsrjax.retrieval.tasks import debian
-from lsrjax.retrieval.tasks.table import loaded
+from lsrjax.retrieval.tasks.table import TASKS, loaded
 from lsrjax.retrieval.tasks.task import Task
 from lsrjax.retrieval.terms import HASHED, NUMBERED
 from lsrjax.training import baselines, stage_models
@@ -53,61 +53,90 @@ def evaluate_run(
 
     `poll` is called before each batch is encoded.
     """
-    results: result_tables.Results = {}
     tasks: dict[str, Any] = {}
     examples: list[dict] = []
     speed: dict[str, float] = {}
     if run_config.evaluate.test:
-        results, examples, speed = _on_test(run_config, workdir, console, poll)
+        tasks, examples, speed = _on_test(run_config, workdir, console, poll)
     if run_config.evaluate.tasks:
-        tasks = _on_tasks(run_config, workdir, console, poll)
+        tasks |= _on_tasks(run_config, workdir, console, poll)
     if processes.is_first():
         json_files.write_json(workdir / EXAMPLES_FILE, examples)
         json_files.write_json(workdir / SPEED_FILE, speed)
-        result_tables.write_results(workdir / RESULTS_FILE, results, tasks)
+        results_file.write(workdir / RESULTS_FILE, tasks)
         digests.seal(workdir, _FILES, workdir / DIGESTS_FILE)
 
 
 def _on_test(run_config, workdir, console, poll) -> tuple[dict, list[dict], dict]:
-    """BM25 and the models of all stages on a split of the embedded texts.
+    """Baselines and the models of all stages on a split of the embedded texts.
 
     Returns:
-      The results of each system, the examples of the last stage, and speeds.
+      What `task_tables.described` says of each task, the examples of the last stage,
+      and speeds.
     """
-    groups = list(embedded.examples("group", run_config.evaluate.split))
-    languages = debian.languages_of(groups)
-    tasks = {
-        "": debian.cross_lingual(groups, languages),
-        MULTILINGUAL: debian.multilingual(groups, languages, seed=0),
+    split = run_config.evaluate.split
+    chosen = {
+        name: resolve(
+            TASKS,
+            {"name": "debian", "documents": name.split("/")[1], "split": split},
+            "config.evaluate",
+        )
+        for name in (ENGLISH_TEXTS, MIXED_TEXTS)
     }
+    tasks = {name: next(loaded(one)) for name, one in chosen.items()}
+    english = tasks[ENGLISH_TEXTS]
+    languages = [*dict.fromkeys(english.languages)]
+    groups = list(embedded.examples("group", split))
     console.print(
-        f"Evaluating {len(tasks[''].queries):,} queries in {len(languages)} languages"
-        f" on {len(groups):,} documents of the {run_config.evaluate.split} split.",
+        f"Evaluating {len(english.queries):,} queries in {len(languages)} languages"
+        f" on {len(groups):,} documents of the {split} split.",
         soft_wrap=True,
     )
     pairs = embedded.examples("pair", "train")
-    depth = measures.required_depth(measures.METRICS)
-    results: dict[str, Any] = {}
-    for name, index in baselines.baselines(
+    parts = {name: PartResults.of(task, task.metrics) for name, task in tasks.items()}
+    for system, index in baselines.baselines(
         (pair.translation, pair.english) for pair in pairs
     ).items():
-        for prefix, task in tasks.items():
-            found = rank.Ranking(*index(task.corpus).search(task.queries, depth))
-            _add(results, name, prefix, evaluate.by_language(task, found))
+        for name, task in tasks.items():
+            depth = measures.required_depth(task.metrics)
+            found = index(task.corpus).search(task.queries, depth)
+            parts[name].add(system, task, rank.Ranking(*found))
+    made = {
+        name: task_tables.described(one, [parts[name]]) for name, one in chosen.items()
+    }
     examples, speed = [], {}
-    for name, stage in fields.stages(run_config).items():
-        with _searcher(name, stage, workdir, poll) as searcher:
+    for stage_name, stage in fields.stages(run_config).items():
+        with _searcher(stage_name, stage, workdir, poll) as searcher:
             own = _languages(stage, languages)
-            for prefix, task in tasks.items():
-                if own == [ENGLISH] and prefix:
+            for name, task in tasks.items():
+                if own == [ENGLISH] and name == MIXED_TEXTS:
                     continue  # an English model has no use for other languages
-                by_view = evaluate.sparse_retriever(_only(task, own), searcher)
-                for view, values in by_view.items():
-                    _add(results, f"{name} {view}".strip(), prefix, values)
-            speed[name] = evaluate.encoding_speed(searcher, tasks[""].corpus)
+                part = _ranked(stage_name, searcher, _only(task, own))
+                more = task_tables.described(chosen[name], [part])
+                made[name]["results"] |= more["results"]
+            speed[stage_name] = evaluate.encoding_speed(searcher, english.corpus)
             wanted = run_config.evaluate.examples
-            examples = _examples(tasks[""], groups, searcher, wanted)
-    return result_tables.with_mean(results), examples, speed
+            examples = _examples(english, groups, searcher, wanted)
+    return made, examples, speed
+
+
+def _ranked(
+    stage: str, searcher: Searcher, task: Task, *, bm25: bool = False
+) -> PartResults:
+    """The results of a stage's model and of each of its views on a corpus."""
+    part, depth = (
+        PartResults.of(task, task.metrics),
+        measures.required_depth(task.metrics),
+    )
+    if bm25:
+        part.add("bm25", task, rank.bm25(task, depth))
+    ways = {
+        f"{stage} {view}".strip(): Way(of)
+        for view, of in rank.views_of(searcher).items()
+    }
+    for system, ranking in rank.rank(task, searcher, ways, depth).items():
+        part.add(system, task, ranking)
+    return part
 
 
 def _on_tasks(run_config, workdir, console, poll) -> dict[str, Any]:
@@ -115,22 +144,13 @@ def _on_tasks(run_config, workdir, console, poll) -> dict[str, Any]:
     found = {}
     name, stage = list(fields.stages(run_config).items())[-1]
     with _searcher(name, stage, workdir, poll) as searcher:
-        ways = {
-            f"{name} {view}".strip(): Way(of)
-            for view, of in rank.views_of(searcher).items()
-        }
         for label, chosen in check_tasks.evaluated(run_config).items():
             parts = []
             for task in loaded(chosen):
                 console.print(
                     f"Evaluating {label}: {task.name}", highlight=False, soft_wrap=True
                 )
-                part = PartResults.of(task, task.metrics)
-                depth = measures.required_depth(task.metrics)
-                part.add("bm25", task, rank.bm25(task, depth))
-                for system, ranking in rank.rank(task, searcher, ways, depth).items():
-                    part.add(system, task, ranking)
-                parts.append(part)
+                parts.append(_ranked(name, searcher, task, bm25=True))
             found[label] = task_tables.described(chosen, parts)
     return found
 
@@ -168,32 +188,17 @@ def are_sound(workdir: pathlib.Path, console: Console) -> bool:
 
 def show(workdir: pathlib.Path, console: Console) -> None:
     """Prints the tables and examples of an evaluated run."""
-    found = (workdir / name for name in (RESULTS_FILE, EXAMPLES_FILE, SPEED_FILE))
-    results, examples, speed = (json.loads(path.read_text("utf-8")) for path in found)
-    tasks = results.pop(result_tables.TASKS, {})
+    found = (workdir / name for name in (EXAMPLES_FILE, SPEED_FILE))
+    examples, speed = (json.loads(path.read_text("utf-8")) for path in found)
     if examples:
         console.print(
             "\nQueries that the last stage answers and BM25 does not (one a language):"
         )
         result_tables.print_examples(console, examples)
-    for metric, title in result_tables.TABLES if results else ():
-        systems = result_tables.with_metric(results, metric)
-        result_tables.print_table(
-            systems, metric, console, title=f"\n{metric}: {title}"
-        )
-    if results:
-        costs = result_tables.with_metric(results, "index_bytes")
-        result_tables.print_costs(costs, speed, console)
-    for name, made in tasks.items():
-        task_tables.show(name, made, console)
+    for name, made in results_file.read(workdir / RESULTS_FILE)["tasks"].items():
+        task_tables.show(name, made, console, speed if name == ENGLISH_TEXTS else {})
     path = workdir / RESULTS_FILE
     console.print(f"Written to {path}", highlight=False, soft_wrap=True)
-
-
-def _add(results, system: str, prefix: str, by_language) -> None:
-    for language, values in by_language.items():
-        kept = results.setdefault(system, {}).setdefault(language, {})
-        kept.update({f"{prefix}{name}": value for name, value in values.items()})
 
 
 def _languages(stage, known: list[str]) -> list[str]:

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterator
 
 from lsrjax import json_files, options
-from lsrjax.checkpoint import results_file
 from lsrjax.config import fields
 from lsrjax.config.schema import Rows, Run
 from lsrjax.distributed import processes
 from lsrjax.errors import InputError
+from lsrjax.retrieval.results_file import RESULTS_FILE
 from lsrjax.training import left_out, resume
 
 FILE = "config.json"
@@ -53,7 +53,7 @@ def keep(run_config, workdir: pathlib.Path) -> None:
 def _changed(path: pathlib.Path, values: dict, workdir: pathlib.Path) -> set[str]:
     """The stages whose config has changed; refuses those that may not change."""
     begun = {one.name for one in workdir.iterdir() if resume.has_begun(one)}
-    if (workdir / results_file.RESULTS_FILE).is_file():
+    if (workdir / RESULTS_FILE).is_file():
         begun.add(_EVALUATION)
     advice = (
         "So it cannot be said whether the run was begun with this config. If it was,"

@@ -5,10 +5,11 @@ import pathlib
 import jax
 from rich.console import Console
 
-from lsrjax.checkpoint import results_file, set_damaged_aside
+from lsrjax.checkpoint import set_damaged_aside
 from lsrjax.config import check_run, fields
 from lsrjax.distributed import activity, processes, watchdog
 from lsrjax.distributed.library_log import LibraryLog
+from lsrjax.retrieval.results_file import RESULTS_FILE
 from lsrjax.training import (
     early_checks,
     evaluate_run,
@@ -90,7 +91,7 @@ def _is_finished(run_config, workdir: pathlib.Path) -> bool:
         set_damaged_aside.finished_steps(workdir / name) is not None
         for name in fields.stages(run_config)
     )
-    done = (workdir / results_file.RESULTS_FILE).is_file()
+    done = (workdir / RESULTS_FILE).is_file()
     return trained and (done or not _wants_results(run_config))
 
 

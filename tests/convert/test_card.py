@@ -11,7 +11,7 @@ from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.write import public
 from lsrjax.convert.write.card import write_card
 from lsrjax.models.retriever import RetrieverSpec
-from lsrjax.retrieval import result_tables
+from lsrjax.retrieval import task_tables
 
 ENCODER = tiny.encoder(
     "xlm-roberta",
@@ -56,6 +56,12 @@ SCORES = {
 }
 
 
+def tables(results, stage):
+    data = {"debian/english": {"queries": 7}}
+    task = {"metrics": ["nDCG@10"], "data": data, "results": results}
+    return task_tables.markdown(task_tables.of_stage({"debian/english": task}, stage))
+
+
 def card(folder, **known):
     model = SavedModel(
         SPEC, {}, pathlib.Path(), None, "/home/someone/runs/demo/distill", 64, 256
@@ -74,7 +80,7 @@ def test_everything_known(tmp_path):
         config=DISTILL,
         stages={"align": ALIGN, "distill": DISTILL},
         results=SCORES["distill"],
-        evaluation=result_tables.markdown(SCORES, "distill"),
+        evaluation=tables(SCORES, "distill"),
     )
     assert front["license"] == "other"  # MIT and a non-commercial one
     assert front["language"] == ["no"]
@@ -207,7 +213,7 @@ def test_a_folder_is_called_by_its_own_name(tmp_path, name, title):
 def test_another_stage_s_results_are_left_out_and_no_baseline_is():
     baselines = {"bm25 n-grams": SCORES["bm25"], "ibm model 1": SCORES["bm25"]}
     others = SCORES | baselines | {"align": SCORES["bm25"]}
-    shown = result_tables.markdown(others, "distill")
+    shown = tables(others, "distill")
     assert "align" not in shown
     assert all(f"| {name} |" in shown for name in ("bm25", *baselines))
-    assert result_tables.markdown(SCORES | baselines, "align") == ""
+    assert tables(SCORES | baselines, "align") == ""

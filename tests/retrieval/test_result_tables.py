@@ -1,7 +1,5 @@
 import io
-import json
 
-import numpy as np
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
@@ -11,8 +9,6 @@ from lsrjax.retrieval.result_tables import (
     print_costs,
     print_examples,
     print_table,
-    with_mean,
-    write_results,
 )
 
 RESULTS = {
@@ -20,12 +16,14 @@ RESULTS = {
     "bm25": {
         "en": {"nDCG@10": 0.75},
         "de": {"nDCG@10": 0.25},
+        "mean": {"nDCG@10": 0.375},
         "ja": {"nDCG@10": 0.5},
     },
     "student": {
         "en": {"nDCG@10": 0.7},
         "ja": {"nDCG@10": 0.4314},
         "de": {"nDCG@10": 1.0},
+        "mean": {"nDCG@10": 0.7157},
     },
 }
 
@@ -74,37 +72,8 @@ def test_costs_of_documents_are_shown_with_the_speed_of_what_is_encoded():
     ]
 
 
-def test_mean_leaves_english_out():
-    averaged = with_mean(RESULTS)
-    assert averaged["bm25"]["mean"] == {"nDCG@10": 0.375}
-    assert averaged["student"]["mean"] == {"nDCG@10": pytest.approx(0.7157)}
-    assert "mean" not in averaged["teacher"]
-    assert "mean" not in RESULTS["bm25"]
-    assert with_mean(averaged) == averaged
-
-
-def test_means_over_different_languages_or_metrics_are_refused():
-    with pytest.raises(ValueError, match="b has results in de, but a in de, ja"):
-        with_mean({"a": {"de": {"R@5": 1}, "ja": {"R@5": 1}}, "b": {"de": {"R@5": 1}}})
-    with pytest.raises(ValueError, match=r"a has R@5 in ja, but RR in de"):
-        with_mean({"a": {"de": {"RR": 1}, "ja": {"R@5": 1}}})
-
-
-def test_results_are_written_rounded_in_order_and_as_a_whole(tmp_path):
-    path = tmp_path / "run" / "results.json"
-    write_results(path, {"b": {"ja": {"RR": np.float32(1 / 3)}, "de": {"RR": 1}}})
-    content = path.read_text(encoding="utf-8")
-    assert json.loads(content) == {"b": {"ja": {"RR": 0.333333}, "de": {"RR": 1.0}}}
-    assert content.index("ja") < content.index("de")
-    with pytest.raises(ValueError, match="RR of b in de is not finite"):
-        write_results(path, {"b": {"ja": {"RR": 1}, "de": {"RR": float("nan")}}})
-    assert path.read_text(encoding="utf-8") == content
-    write_results(path, {})
-    assert [file.name for file in path.parent.iterdir()] == ["results.json"]
-
-
 def test_table_has_systems_languages_and_the_mean_last():
-    lines = printed(lambda c: print_table(with_mean(RESULTS), "nDCG@10", c)).split("\n")
+    lines = printed(lambda c: print_table(RESULTS, "nDCG@10", c)).split("\n")
     assert [line.split() for line in lines if line.strip()] == [
         ["nDCG@10"],
         ["en", "de", "ja", "mean"],
@@ -115,7 +84,7 @@ def test_table_has_systems_languages_and_the_mean_last():
 
 
 def test_the_best_of_a_column_is_bold():
-    text = printed(lambda c: print_table(with_mean(RESULTS), "nDCG@10", c), colour=True)
+    text = printed(lambda c: print_table(RESULTS, "nDCG@10", c), colour=True)
     bold = "\x1b[1m"
     assert all(bold + value in text for value in (".800", ".500", "1.000", ".716"))
     assert not any(bold + value in text for value in (".750", ".700", ".431", ".375"))
@@ -128,14 +97,14 @@ def test_many_languages_fit_the_width(width):
         name: {lang: {"RR": (i + 1) / 20} for i, lang in enumerate(languages)}
         for name in ("distilled student, pivot and source", "b")
     }
-    text = printed(lambda c: print_table(with_mean(results), "RR", c), width=width)
+    text = printed(lambda c: print_table(results, "RR", c), width=width)
     assert max(map(cell_len, text.split("\n"))) <= width
     assert [word for word in text.split() if word in languages] == languages
     assert all(text.count(f".{5 * (i + 1):02d}0 ") >= 2 for i in range(16))
 
 
 def test_markdown():
-    assert markdown_table(with_mean(RESULTS), "nDCG@10") == (
+    assert markdown_table(RESULTS, "nDCG@10") == (
         "| nDCG@10 | en | de | ja | mean |\n"
         "| --- | ---: | ---: | ---: | ---: |\n"
         "| teacher | **.800** | - | - | - |\n"

@@ -254,7 +254,7 @@ def _measured(model: SavedModel) -> Iterator[EvalResult]:
 
 def _languages(model: SavedModel) -> list[str]:
     """The languages of the evaluation; for a MILCO without one, "multilingual"."""
-    found = sorted(set(model.results or {}) - {"mean"})
+    found = sorted(set(model.results or {}) - {"mean", "worst"})
     return found or (["multilingual"] if model.spec.head == "milco" else [])
 
 

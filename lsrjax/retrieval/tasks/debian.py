@@ -60,6 +60,7 @@ class Debian:
             "documents": len(task.corpus),
             "queries": len(task.queries),
             "judgements": len(task.queries),
+            "mean": f"over all languages but {ENGLISH}",
         }
         name = f"debian/{given.documents}"
         return dataclasses.replace(task, name=name, data=data, apart=(ENGLISH,))

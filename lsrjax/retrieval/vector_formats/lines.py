@@ -7,6 +7,7 @@ up with a device that encodes thousands of texts a second.
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,14 +21,14 @@ from lsrjax.retrieval.vector_formats.vectors import SPARSE, About, Matrix
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A text's vector as pieces of JSON.
+    """A text's vector as pieces of JSON; names and id as they are if `Lines.plain`.
 
     Attributes:
       number: of the text among all, from 0.
       id: of the text.
       embedding: the list of numbers, or of such lists for tokens; empty for terms.
       columns: of the terms, in ascending order.
-      names: of the terms, each with its colon.
+      names: of the terms, each with its colon, or a blank if `Lines.plain`.
       weights: of the terms.
       strongest: the places of the terms, the largest weight first.
     """
@@ -71,8 +72,11 @@ class Lines:
       kinds: of vectors that it can hold.
       quantize: the factor of weights that have to be whole numbers; 0: floats.
       positive: weights have to be above 0.
-      dots: names of terms may have dots; a name with one is `#` and the column's
-        number otherwise.
+      unfit: what the program does not take in a name of a term, a regular expression;
+        such a term is called `#` and its column's number.
+      most_terms: of a text; 0: any number.
+      most_weight: the largest sum of a text's weights; 0: any.
+      plain: lines are no JSON.
       floats: whole numbers are written as floats, too.
       suffix: of a file's name.
     """
@@ -82,7 +86,10 @@ class Lines:
     kinds: tuple[str, ...] = (SPARSE,)
     quantize: float = 0
     positive: bool = False
-    dots: bool = True
+    unfit: str = ""
+    most_terms: int = 0
+    most_weight: float = 0
+    plain: bool = False
     floats: bool = False
     suffix: str = ".jsonl"
 
@@ -97,39 +104,57 @@ class Lines:
 
         `whole`: weights are whole numbers.
         """
-        names = [
-            f"{json.dumps(name, ensure_ascii=False)}: "
-            for name in self._names(about.terms or ())
-        ]
+        given = self._names(about.terms or ())
+        names = [f"{n} " if self.plain else f"{_quoted(n)}: " for n in given]
+        written: Callable[[str], str] = str if self.plain else _quoted
 
         def append(matrix: Matrix, ids: Sequence[str], first: int):
-            if self.positive and about.kind == SPARSE:
-                _check_positive(matrix, ids, self.reads)
-            rows = _rows(
-                matrix, ids, first, names, about.kind, whole and not self.floats
-            )
+            if about.kind == SPARSE:
+                self._check(matrix, ids)
+            exact = whole and not self.floats
+            rows = _rows(matrix, [*map(written, ids)], first, names, about.kind, exact)
             return {"lines": "".join(map(self.lines, rows)).encode()}
 
         return append
 
     def _names(self, terms: Sequence[str]) -> Iterator[str]:
+        taken = set(terms)
         for column, name in enumerate(terms):
-            yield name if self.dots or "." not in name else f"#{column}"
+            if self.unfit and re.search(self.unfit, name):
+                name = f"#{column}"
+                while name in taken:  # the vocabulary has a token #417
+                    name = f"#{name}"
+            yield name
+
+    def _check(self, matrix: Any, ids: Sequence[str]) -> None:
+        """Refuses what the program would refuse, or leave out in silence."""
+        if self.positive and (matrix.data < 0).any():
+            place = np.flatnonzero(matrix.data < 0)[0]
+            row = np.searchsorted(matrix.indptr, place, side="right") - 1
+            raise InputError(
+                f"The vector of {ids[row]!r} has the weight {matrix.data[place]}, and"
+                f" {self.reads} takes weights above 0 only. Choose another --format."
+            )
+        terms = np.diff(matrix.indptr)
+        if self.most_terms and (terms > self.most_terms).any():
+            row = int(np.argmax(terms))
+            raise InputError(
+                f"The vector of {ids[row]!r} has {terms[row]:,} terms, and {self.reads}"
+                f" takes {self.most_terms:,}. Add --prune top:{self.most_terms}."
+            )
+        if self.most_weight:
+            weights = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
+            if (weights > self.most_weight).any():
+                row = int(np.argmax(weights))
+                raise InputError(
+                    f"The weights of {ids[row]!r} add up to {weights[row]:,.0f}:"
+                    f" {self.reads} repeats a term as often as it weighs, which takes"
+                    f" {self.most_weight:,} at most. Choose a smaller --quantize."
+                )
 
     def assembled(self, folder: pathlib.Path, about: About) -> pathlib.Path:
         """Makes the file of the pieces in a folder."""
         return folder / "lines"
-
-
-def _check_positive(matrix: Any, ids: Sequence[str], reads: str) -> None:
-    if not (matrix.data < 0).any():
-        return
-    place = np.flatnonzero(matrix.data < 0)[0]
-    row = np.searchsorted(matrix.indptr, place, side="right") - 1
-    raise InputError(
-        f"The vector of {ids[row]!r} has the weight {matrix.data[place]}, and {reads}"
-        " takes weights above 0 only. Choose another --format."
-    )
 
 
 def _rows(
@@ -148,7 +173,7 @@ def _rows(
                 text = f"[{', '.join(map(_listed, tokens))}]"
             else:
                 text = _listed(dense[row])
-            yield Row(first + row, _quoted(key), text)
+            yield Row(first + row, key, text)
         return
     for row, key in enumerate(ids):
         places = slice(matrix.indptr[row], matrix.indptr[row + 1])
@@ -157,7 +182,7 @@ def _rows(
         numbers = columns.tolist()
         yield Row(
             first + row,
-            _quoted(key),
+            key,
             columns=numbers,
             names=[names[column] for column in numbers],
             weights=shortest(weights, whole),
@@ -174,13 +199,29 @@ def _listed(embedding: np.ndarray) -> str:
 
 
 def jsonl(row: Row) -> str:
-    """Id and vector; SEISMIC reads it as well."""
+    """Id and vector."""
     return f'{{"id": {row.id}, "vector": {row.named}}}\n'
 
 
 def anserini(row: Row) -> str:
     """A line of Anserini's JsonVectorCollection."""
     return f'{{"id": {row.id}, "contents": "", "vector": {row.named}}}\n'
+
+
+def anserini_topics(row: Row) -> str:
+    """A line of Anserini's TsvStringTopicReader: a term as often as it weighs.
+
+    None of a query without terms, at which the reader gives up the file.
+    """
+    terms = "".join([row.names[i] * int(row.weights[i]) for i in row.strongest])
+    if not terms:
+        return ""
+    if re.search(r"^$|^ |[\x00-\x1f]", row.id):
+        raise InputError(
+            f"The id {row.id!r} is empty, begins with a blank or has a control"
+            " character such as a tab, which no file of topics can hold. Rename it."
+        )
+    return f"{row.id}\t{terms[:-1]}\n"
 
 
 def seismic(row: Row) -> str:

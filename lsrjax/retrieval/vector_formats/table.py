@@ -14,6 +14,14 @@ from lsrjax.retrieval.vector_formats.vectors import DENSE, KINDS, SPARSE
 
 Format: TypeAlias = Arrays | Lines
 
+# SEISMIC compares the first 100 characters, and numpy drops a NUL at the end.
+_SHORT = r"(?s:.{101})|\x00"
+# Anserini joins names with blanks, splits them as Java does (also after 255 UTF-16
+# units), and trims what Java does.
+_WORDS = rf"[\s\x00-\x20]|^$|{_SHORT}"
+# Anserini's documents are texts in which a term is repeated as often as it weighs.
+_REPEATED = 2**24
+
 FORMATS: dict[str, Format] = {
     "npz": Arrays("scipy.sparse.load_npz, numpy, lsrjax", npz.assemble, ".npz"),
     "jsonl": Lines("lsrjax, anything that reads JSON", lines.jsonl, KINDS),
@@ -23,14 +31,29 @@ FORMATS: dict[str, Format] = {
         lines.anserini,
         quantize=100,
         positive=True,
+        unfit=_WORDS,
+        most_weight=_REPEATED,
     ),
-    "seismic": Lines("SeismicIndex.build of pyseismic-lsr", lines.seismic),
+    "anserini-topics": Lines(
+        "Anserini (queries of SearchCollection, TsvString)",
+        lines.anserini_topics,
+        quantize=100,
+        positive=True,
+        unfit=_WORDS,
+        most_terms=1024,  # Lucene's clauses; more, and a query finds nothing
+        most_weight=_REPEATED,
+        plain=True,
+        suffix=".tsv",
+    ),
+    "seismic": Lines(
+        "SeismicIndex.build of pyseismic-lsr", lines.seismic, unfit=_SHORT
+    ),
     "opensearch": Lines(
         "OpenSearch's _bulk (rank_features, knn_vector)",
         lines.bulk,
         (SPARSE, DENSE),
         positive=True,
-        dots=False,
+        unfit=r"\.",
         suffix=".ndjson",
     ),
     "elasticsearch": Lines(
@@ -38,7 +61,7 @@ FORMATS: dict[str, Format] = {
         lines.bulk,
         (SPARSE, DENSE),
         positive=True,
-        dots=False,
+        unfit=r"\.",
         suffix=".ndjson",
     ),
     "qdrant": Lines("Qdrant (points of upsert)", lines.qdrant, KINDS),

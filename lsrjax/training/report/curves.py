@@ -110,6 +110,6 @@ def of_tasks(runs: Sequence[Record]) -> Iterator[Element]:
     """The curves of pruning that were recorded."""
     for run in runs:
         for task, made in run.tasks.items():
-            if made["prune_curve"]:
+            if made.get("prune_curve"):
                 label = f"{run.name}, {task}" if len(runs) > 1 else task
                 yield pruning(label, made["prune_curve"])

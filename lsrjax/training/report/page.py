@@ -7,8 +7,9 @@ from typing import Any
 import lsrjax
 from lsrjax.config import fields
 from lsrjax.convert.write import public
-from lsrjax.retrieval import result_tables
+from lsrjax.retrieval import result_tables, task_tables
 from lsrjax.retrieval.result_tables import BASELINES, COUNTS, MEAN, WORST
+from lsrjax.retrieval.results_file import ENGLISH_TEXTS
 from lsrjax.training.report import curves, styles
 from lsrjax.training.report.charts import number
 from lsrjax.training.report.elements import Element, Inside, tag, written
@@ -139,28 +140,30 @@ def _last(numbers: Mapping, name: str, form: str = "") -> str:
 
 
 def _results(runs: Sequence[Record]) -> Iterator[Element]:
-    several = len(runs) > 1
-    systems: dict[str, Any] = {}
-    for run in runs:
-        for system, values in run.results.items():
-            own = several and system not in BASELINES
-            systems[f"{run.name}, {system}" if own else system] = values
-    for metric, title in result_tables.TABLES:
-        shown = result_tables.with_metric(systems, metric)
-        if shown:
-            yield _heat(f"{metric}: {title}", shown, metric)
-    for task in dict.fromkeys(task for run in runs for task in run.tasks):
-        made = {run.name: run.tasks[task] for run in runs if task in run.tasks}
-        metrics = dict.fromkeys(m for one in made.values() for m in one["metrics"])
-        found = {
-            f"{name}, {system}" if several else system: values
-            for name, one in made.items()
-            for system, values in one["results"].items()
-        }
+    for task, by_run in _by_task(runs).items():
+        metrics = dict.fromkeys(
+            metric
+            for made in by_run.values()
+            for metric in task_tables.shown_metrics(made)
+        )
+        systems: dict[str, Any] = {}
+        for name, made in by_run.items():
+            for system, values in made["results"].items():
+                same = system in BASELINES and systems.get(system, values) == values
+                alone = len(runs) == 1 or same
+                systems[system if alone else f"{name}, {system}"] = values
         for metric in metrics:
-            shown = result_tables.with_metric(found, metric)
-            if shown:
-                yield _heat(f"{task}: {metric}", shown, metric)
+            shown = result_tables.with_metric(systems, metric)
+            yield _heat(f"{task}: {metric}", shown, metric)
+
+
+def _by_task(runs: Sequence[Record]) -> dict[str, dict[str, Any]]:
+    """The results on each task, by run."""
+    names = dict.fromkeys(task for run in runs for task in run.tasks)
+    return {
+        task: {run.name: run.tasks[task] for run in runs if task in run.tasks}
+        for task in names
+    }
 
 
 def _heat(caption: str, systems: Mapping[str, Any], metric: str) -> Element:
@@ -207,26 +210,26 @@ def _heat(caption: str, systems: Mapping[str, Any], metric: str) -> Element:
 
 
 def _costs(runs: Sequence[Record]) -> Iterator[Element]:
-    rows: list[list[Inside]] = []
-    for run in runs:
-        shown = result_tables.with_metric(run.results, "index_bytes")
-        for system, languages in shown.items():
-            values = next(iter(languages.values()))
-            speed = run.speed.get(system)
-            rows.append(
-                [
-                    f"{run.name}, {system}" if len(runs) > 1 else system,
-                    f"{values['document_terms']:.1f}",
-                    f"{values['index_bytes']:,.0f}",
-                    "-" if speed is None else f"{speed:,.0f}",
-                ]
-            )
     columns = ("", "active terms", "bytes in an index", "encoded per second")
-    if rows:
-        title = (
-            "Cost of an English document (-: a view, whose model encodes all at once)"
-        )
-        yield _table(title, columns, rows)
+    speeds = {run.name: run.speed for run in runs}
+    for task, by_run in _by_task(runs).items():
+        rows: list[list[Inside]] = []
+        for name, made in by_run.items():
+            shown = result_tables.with_metric(made["results"], "index_bytes")
+            for system, languages in shown.items():
+                values = next(iter(languages.values()))
+                speed = speeds[name].get(system) if task == ENGLISH_TEXTS else None
+                rows.append(
+                    [
+                        f"{name}, {system}" if len(runs) > 1 else system,
+                        f"{values['document_terms']:.1f}",
+                        f"{values['index_bytes']:,.0f}",
+                        "-" if speed is None else f"{speed:,.0f}",
+                    ]
+                )
+        if rows:
+            title = f"{task}: cost of a document (-: not measured, or a view)"
+            yield _table(title, columns, rows)
     yield from _grid([*curves.of_tasks(runs)])
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from lsrjax import json_files
 from lsrjax.checkpoint import names_on_disk
-from lsrjax.checkpoint.results_file import CONFIG_FILE, RESULTS_FILE
+from lsrjax.checkpoint.results_file import CONFIG_FILE
 from lsrjax.config import fields
 from lsrjax.errors import InputError
-from lsrjax.retrieval import result_tables
+from lsrjax.retrieval import results_file
+from lsrjax.retrieval.results_file import RESULTS_FILE
 from lsrjax.training import language_counts, lines_file
 from lsrjax.training.evaluate_run import EXAMPLES_FILE, SPEED_FILE
 from lsrjax.training.trackers import METRICS_FILE
@@ -33,7 +34,6 @@ class Record:
       stages: of each stage that has begun, its numbers by name: (step, value).
       done: the steps of finished stages.
       config: empty of an evaluation.
-      results: system to language to metric, on the embedded texts.
       tasks: by name, what `task_tables.described` says.
       examples: as of `evaluate_run`.
       speed: documents a second that each stage's model encodes.
@@ -44,7 +44,6 @@ class Record:
     stages: Mapping[str, _Numbers]
     done: Mapping[str, int]
     config: Mapping[str, Any]
-    results: Mapping[str, Any]
     tasks: Mapping[str, Any]
     examples: Sequence[Mapping[str, Any]]
     speed: Mapping[str, float]
@@ -65,13 +64,12 @@ def read(folders: Sequence[pathlib.Path]) -> list[Record]:
 
 def _read(folder: pathlib.Path, name: str) -> Record:
     config = _object(folder / CONFIG_FILE)
-    results = _object(folder / RESULTS_FILE)
-    if not config and not results:
+    tasks = results_file.read(folder / RESULTS_FILE)["tasks"]
+    if not config and not (folder / RESULTS_FILE).is_file():
         raise InputError(
             f"{folder} has neither {CONFIG_FILE} nor {RESULTS_FILE}: it is no folder of"
             " a run, or of lsrjax evaluate --out. Name one."
         )
-    tasks = results.pop(result_tables.TASKS, {})
     stages = _checked(folder / CONFIG_FILE, lambda: [*(config.get("stages") or {})])
     stages = stages or [fields.ONLY_STAGE]
     numbers = {stage: _numbers(folder / stage / METRICS_FILE) for stage in stages}
@@ -84,9 +82,7 @@ def _read(folder: pathlib.Path, name: str) -> Record:
         stages={stage: found for stage, found in numbers.items() if found},
         done={stage: steps for stage, steps in done.items() if steps},
         config=config,
-        # An evaluation's has facts of another shape beside its tasks.
-        results=_results(folder / RESULTS_FILE, results) if config else {},
-        tasks=_checked(folder / RESULTS_FILE, lambda: _tasks(tasks)),
+        tasks=tasks,
         examples=_examples(folder / EXAMPLES_FILE),
         speed=_checked(
             folder / SPEED_FILE,
@@ -114,45 +110,6 @@ def _checked(path: pathlib.Path, read) -> Any:
         return read()
     except _DAMAGED as error:
         raise InputError(f"{path} is damaged ({error!r}). {_ADVICE}") from error
-
-
-def _results(path: pathlib.Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    return _checked(path, lambda: _table(values))
-
-
-def _table(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        system: {
-            language: {metric: float(value) for metric, value in by_metric.items()}
-            for language, by_metric in by_language.items()
-        }
-        for system, by_language in values.items()
-    }
-
-
-def _tasks(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: {
-            "metrics": [str(metric) for metric in task["metrics"]],
-            "results": _table(task["results"]),
-            "prune_curve": _curve(task.get("prune_curve")),
-        }
-        for name, task in values.items()
-    }
-
-
-def _curve(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if values is None:
-        return None
-    budgets = [
-        {
-            "budget": str(one["budget"]),
-            "terms": float(one["terms"]),
-            "values": {key: float(value) for key, value in one["values"].items()},
-        }
-        for one in values["budgets"]
-    ]
-    return {**values, "metric": str(values["metric"]), "budgets": budgets}
 
 
 def _examples(path: pathlib.Path) -> list[Mapping[str, Any]]:

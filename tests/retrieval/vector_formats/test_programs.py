@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from programs import anserini_here
 from scipy import sparse
 
 from lsrjax.errors import InputError
@@ -18,6 +19,16 @@ DOCUMENTS, QUERIES, COLUMNS, DEPTH = 211, 13, 97, 10
 # Longer than programs may keep of a term, equal up to there; dots; other scripts.
 SAME = "e_" + "a" * 40
 TERMS = [f"{SAME}{i}" for i in range(9)] + ["m_.", "e_a.b", "m_▁Straße", "m_猫", "#13"]
+# Of vocabularies of bytes and wordpieces; the syntax of queries; what readers may trim.
+TERMS += 'Ġb ##b B b e_ <s> a:b a^2 * " \\ é'.split() + ["e\u0301", "\u200b", "\ufeff"]
+# Blanks, as in the vocabularies of Gemma and ModernBERT.
+WORDS = ["", "m_  ", "m_   ", "a b", "\n", "\t", "\x1cx", "\u2028", "m_\u3000", "\xa0"]
+LONG = ["x" * 101, "x" * 256, "x" * 257, "\0x", "x\0"]
+TERMS += ["😀" * 100, *WORDS, *LONG]
+STAND_INS = {name: f"#{TERMS.index(name)}" for name in [*WORDS, *LONG]}
+# The last one's stand-in is the name of another term, as is the next one.
+TERMS += [STAND_INS["x\0"], "#" + STAND_INS["x\0"]]
+STAND_INS["x\0"] = "##" + STAND_INS["x\0"]
 TERMS += [f"m_{i}" for i in range(COLUMNS - len(TERMS))]
 IDS = [f"doc {i}/é" for i in range(DOCUMENTS)]
 ABOUT = About("sparse", COLUMNS, TERMS, {})
@@ -50,14 +61,14 @@ def written(tmp_path, name, matrix=DOCS, about=ABOUT, whole=False):
 
 
 def rows(path):
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1]]
 
 
-def named(matrix, row, dots=True):
+def named(matrix, row, stand_ins=None):
     places = slice(matrix.indptr[row], matrix.indptr[row + 1])
     columns, values = matrix.indices[places], matrix.data[places]
     return {
-        TERMS[c] if dots or "." not in TERMS[c] else f"#{c}": float(v)
+        (stand_ins or {}).get(TERMS[c], TERMS[c]): float(v)
         for c, v in zip(columns, values, strict=True)
     }
 
@@ -74,28 +85,27 @@ def assert_ranked(found, docs=DOCS, asked=ASKED):
 
 def test_seismic(tmp_path):
     seismic = pytest.importorskip("seismic")
-    for name in ("seismic", "jsonl"):
-        index = seismic.SeismicIndex.build(
-            str(written(tmp_path, name)),
-            n_postings=DOCUMENTS,
-            centroid_fraction=0.5,
-            summary_energy=1.0,
-            num_threads=1,
+    index = seismic.SeismicIndex.build(
+        str(written(tmp_path, "seismic")),
+        n_postings=DOCUMENTS,
+        centroid_fraction=0.5,
+        summary_energy=1.0,
+        num_threads=1,
+    )
+    kind = seismic.get_seismic_string()
+    found = []
+    for query in range(QUERIES):
+        one = named(ASKED, query, {name: STAND_INS[name] for name in LONG})
+        hits = index.search(
+            query_id=str(query),
+            query_components=np.array([*one], dtype=kind),
+            query_values=np.array([*one.values()], np.float32),
+            k=DEPTH,
+            query_cut=len(one),
+            heap_factor=0.0,
         )
-        kind = seismic.get_seismic_string()
-        found = []
-        for query in range(QUERIES):
-            one = named(ASKED, query)
-            hits = index.search(
-                query_id=str(query),
-                query_components=np.array([*one], dtype=kind),
-                query_values=np.array([*one.values()], np.float32),
-                k=DEPTH,
-                query_cut=len(one),
-                heap_factor=0.0,
-            )
-            found.append([(key, score) for _, score, key in hits])
-        assert_ranked(found)
+        found.append([(key, score) for _, score, key in hits])
+    assert_ranked(found)
 
 
 def test_qdrant(tmp_path):
@@ -166,23 +176,73 @@ def test_milvus(tmp_path):
 
 
 def test_anserini_reads_whole_impacts(tmp_path):
-    impacts = DOCS.copy()
-    impacts.data = np.rint(impacts.data * 100)
+    impacts = DOCS * 8
     path = written(tmp_path, "anserini", impacts, whole=True)
     for row, found in enumerate(rows(path)):
         assert set(found) == {"id", "contents", "vector"} and found["id"] == IDS[row]
-        assert found["vector"] == named(impacts, row)
+        assert found["vector"] == named(impacts, row, STAND_INS)
         assert all(isinstance(one, int) for one in found["vector"].values())
     ranks = sorted(found["vector"].values(), reverse=True)
     assert [*found["vector"].values()] == ranks
 
 
+@pytest.mark.slow
+@anserini_here.NEEDED
+def test_anserini(tmp_path):
+    (tmp_path / "parts").mkdir()
+    form, impacts = FORMATS["anserini"], DOCS * 8
+    for part, rows in enumerate((slice(0, 100), slice(100, DOCUMENTS))):
+        path = tmp_path / f"parts/part-{part}.jsonl"
+        target = Target.of(path, form, ABOUT, True)
+        files = VectorFiles(tmp_path / "p", {"": target}, {}, beside=False)
+        files.add({"": impacts[rows]}, IDS[rows])
+        files.finish()
+    indexed = anserini_here.index(tmp_path / "parts", tmp_path / "index")
+    assert indexed == DOCUMENTS - 1  # but the text without weights
+    # Each term alone, the queries, one of as many terms as Lucene takes, and none.
+    asked = sparse.vstack([sparse.eye_array(COLUMNS), ASKED * 8], format="csr")
+    form = FORMATS["anserini-topics"]
+    path = tmp_path / "topics.tsv"
+    files = VectorFiles(
+        tmp_path / "p", {"": Target.of(path, form, ABOUT, True)}, {}, beside=False
+    )
+    keys = [f"q {i}/é#" for i in range(asked.shape[0])]
+    files.add({"": asked}, keys)
+    files.add({"": asked[:1] * 0}, ["none"])
+    files.finish()
+    out = tmp_path / "run.txt"
+    found = anserini_here.search(tmp_path / "index", path, out, DOCUMENTS)
+    assert found.keys() == {*keys}
+    exact = (asked @ impacts.T).toarray()
+    for key, scores in zip(keys, exact, strict=True):
+        wanted = {IDS[row]: scores[row] for row in np.flatnonzero(scores)}
+        assert dict(found[key]) == pytest.approx(wanted, abs=1e-3)
+        ranked = [wanted[document] for document, _ in found[key]]
+        assert ranked == sorted(ranked, reverse=True)
+
+
+def test_anserini_gets_no_topics_that_it_passes_over(tmp_path):
+    form = FORMATS["anserini-topics"]
+    many = About("sparse", 1025, [f"t{i}" for i in range(1025)])
+    append = form.appender(many, True)
+    row = sparse.csr_matrix(np.ones((1, 1025), np.float32))
+    assert len(append(row[:, :1024], ["q"], 0)["lines"].split()) == 1025
+    with pytest.raises(InputError, match=r"'q' has 1,025 terms.*--prune top:1024"):
+        append(row, ["q"], 0)
+    with pytest.raises(InputError, match=r"'q' add up to 20,971,520.*--quantize"):
+        append(row[:, :20] * 2**20, ["q"], 0)
+    for key in ("a\tb", "a\n", " a", ""):
+        with pytest.raises(InputError, match="Rename it"):
+            append(row[:, :1], [key], 0)
+
+
 @pytest.mark.parametrize("name", ["opensearch", "elasticsearch"])
 def test_bulk_lines_have_no_dots_in_names(tmp_path, name):
     lines = rows(written(tmp_path, name))
+    dots = {name: f"#{TERMS.index(name)}" for name in ("m_.", "e_a.b")}
     for row, (action, document) in enumerate(zip(lines[::2], lines[1::2], strict=True)):
         assert action == {"index": {"_id": IDS[row]}}
-        assert document == {"vector": named(DOCS, row, dots=False)}
+        assert document == {"vector": named(DOCS, row, dots)}
 
 
 def test_arrow_reads_parquet(tmp_path):

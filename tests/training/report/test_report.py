@@ -11,6 +11,7 @@ from lsrjax.cli import pictures
 from lsrjax.cli import report as command
 from lsrjax.config import fields
 from lsrjax.errors import InputError
+from lsrjax.retrieval import results_file
 from lsrjax.training.report import charts, write
 from lsrjax.training.report.charts import Line
 
@@ -32,6 +33,7 @@ BUDGETS = [
 ]
 TASK = {
     "metrics": ["nDCG@10"],
+    "data": {},
     "results": {"model": {"de": {"nDCG@10": 0.625}}},
     "prune_curve": {"metric": "nDCG@10", "budgets": BUDGETS, "knee": "top:8"},
 }
@@ -54,8 +56,9 @@ def write_run(folder, lr=1e-3, stage="train"):
     # A run that is under way is writing a line.
     (folder / stage / "metrics.jsonl").write_text(lines + '{"step": 30, "lo')
     (folder / stage / "done.json").write_text('{"steps": 20}')
-    results = RESULTS | {"tasks": {f"beir {EVIL}": TASK}}
-    (folder / "results.json").write_text(json.dumps(results))
+    texts = {"metrics": ["nDCG@10"], "data": {}, "results": RESULTS}
+    tasks = {"debian/english": texts, f"beir {EVIL}": TASK}
+    results_file.write(folder / "results.json", tasks)
     (folder / "examples.json").write_text(json.dumps([EXAMPLE]))
     (folder / "speed.json").write_text(json.dumps({EVIL: 1234.5}))
     return folder
@@ -139,8 +142,7 @@ def test_several_runs_are_side_by_side(tmp_path):
 
 
 def test_the_folder_of_an_evaluation_is_shown(tmp_path):
-    values = {"lsrjax": "0", "model": "m", "system": "model", "tasks": {"beir": TASK}}
-    (tmp_path / "results.json").write_text(json.dumps(values))
+    results_file.write(tmp_path / "results.json", {"beir": TASK}, model="m")
     page, _ = page_of(tmp_path)
     assert "|model|.625" in page.text and "knee at top:8" in page.text
 
@@ -258,7 +260,7 @@ def test_tables_and_charts_become_pictures(tmp_path, run):
     made = [*pictures.write([run], tmp_path / "png")]
     names = {path.name for path in made}
     assert {"train-loss-and-its-parts.png", "train-dev-metrics-ndcg-10.png"} <= names
-    assert any(name.startswith("results-ndcg-10") for name in names)
+    assert "results-debian-english-ndcg-10.png" in names
     for path in made:
         start = path.read_bytes()[:24]
         assert start[1:4] == b"PNG"
