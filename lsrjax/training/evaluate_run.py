@@ -18,6 +18,7 @@ from lsrjax.config import check_tasks, fields
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.examples import ENGLISH
 from lsrjax.distributed import processes, sharding
+from lsrjax.models.backbones.encoder_config import STATED
 from lsrjax.retrieval import evaluate, rank, result_tables, task_tables
 from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval.bm25 import BM25
@@ -104,7 +105,7 @@ def _on_test(run_config, workdir, console, poll) -> tuple[dict, list[dict], dict
                 by_view = evaluate.sparse_retriever(_only(task, own), searcher)
                 for view, values in by_view.items():
                     _add(results, f"{name} {view}".strip(), prefix, values)
-            speed[name] = evaluate.encoding_speed(searcher, tasks[""].corpus)
+            speed[name] = evaluate.encoding_speed(searcher, tasks[""])
             wanted = run_config.evaluate.examples
             examples = _examples(tasks[""], groups, searcher, wanted)
     return result_tables.with_mean(results), examples, speed
@@ -140,7 +141,10 @@ def _searcher(name: str, stage, workdir: pathlib.Path, poll):
     """A stage's model on its mesh."""
     with sharding.on_mesh(stage.mesh.data, stage.mesh.model) as mesh:
         model = saved_model.load_model(workdir / name)
-        yield Searcher.of(stage_models.placed(stage, model, mesh), stage, poll)
+        yield Searcher.of(
+            *(stage_models.placed(stage, model, mesh), stage, poll),
+            stated=stage.model.language == STATED,
+        )
 
 
 def are_sound(workdir: pathlib.Path, console: Console) -> bool:
@@ -215,7 +219,9 @@ def _examples(task, groups, model, languages) -> list[dict]:
         return []
     task = _only(task, list(languages))
     bm25_hits, _ = BM25(task.corpus).search(task.queries, 10)
-    queries, documents = model.queries(task.queries), model.documents(task.corpus)
+    queries = model.queries(task.queries, task.spoken)
+    spoken = task.spoken_at(range(len(task.corpus)))
+    documents = model.documents(task.corpus, spoken)
     hits, _ = search(joined(queries), joined(documents), _SHOWN_DOCUMENTS)
     examples = []
     for language in languages:

@@ -121,13 +121,13 @@ def check_languages(contents: Contents, sets: Sequence, encoder) -> None:
         return
     data = contents.config.data
     weights = {"queries": data.query_languages, "corpus": data.document_languages}
-    found = [("queries", name) for one in sets for name in getattr(one, "languages", ())]
+    found = [
+        ("queries", name) for one in sets for name in getattr(one, "languages", ())
+    ]
     for own in mixing.named_sets(data).values():
         found += [(of, name) for of in weights for name in sources.languages(own, of)]
     drawn = {
-        name
-        for of, name in found
-        if weights[of].get(name, weights[of].get(ANY, 0)) > 0
+        name for of, name in found if weights[of].get(name, weights[of].get(ANY, 0)) > 0
     }
     unknown = {}
     for name in sorted(drawn - {ANY}):

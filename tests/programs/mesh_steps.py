@@ -314,7 +314,9 @@ def languages_of(task: str, own: dict, first: dict[str, int]) -> dict | None:
     """Languages of a device's texts, by their numbers in the batch, of one family."""
     if task != "xmod":
         return None
-    return {name: [(first[name] + i) % 3 for i in range(len(own[name]))] for name in own}
+    return {
+        name: [(first[name] + i) % 3 for i in range(len(own[name]))] for name in own
+    }
 
 
 def first_of(task: str, device: int, devices: int) -> dict[str, int]:

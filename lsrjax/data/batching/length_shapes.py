@@ -131,8 +131,8 @@ def cut(
     Returns:
       `{"parts": ({"ids", "mask", "query", "number"}, …), "place": {name: …}}`: arrays
       [texts, tokens] int32 of ids and mask, [texts] of whether a text is a query and
-      of its number in the batch, and maybe its "language"; and the places of a name's texts in the parts, end to
-      end, [texts of the name] int32.
+      of its number in the batch, and maybe its "language"; and the places of a name's
+      texts in the parts, end to end, [texts of the name] int32.
     """
     rows = [row for own in texts.values() for row in own]
     sizes = [len(own) for own in texts.values()]
