@@ -46,7 +46,7 @@ class Model:
         )
         self.pivot_tokenizer = token
 
-    def queries(self, texts):
+    def queries(self, texts, languages=None):
         rows = np.zeros((len(texts), 4), np.float32)
         for row, text in zip(rows, texts, strict=True):
             for word in text.split():

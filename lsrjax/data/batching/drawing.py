@@ -38,6 +38,11 @@ def wording(text: Text, language: str = ENGLISH) -> str:
     return text[language] if language in text else text[ANY]
 
 
+def wording_language(text: Text) -> str:
+    """The language of `wording(text)`; `*` if it is not stated."""
+    return ENGLISH if ENGLISH in text else next(iter(text)) if len(text) == 1 else ANY
+
+
 def draw_language(
     languages: Iterable[str], weights: Mapping[str, float], number: float
 ) -> str:
