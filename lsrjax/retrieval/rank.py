@@ -117,6 +117,15 @@ class Searcher:
         own = languages if self.stated else None
         return self.encoder.encode(self.params, texts, length, role, languages=own)
 
+    def knows(self, language: str) -> bool:
+        """Whether texts in a language can be encoded."""
+        if self.stated:
+            try:
+                self.encoder.numbers([language], "text")
+            except InputError:
+                return False
+        return True
+
     def check(self, task: Task) -> None:
         """Raises an `InputError` unless the languages of a task's texts are known."""
         if self.stated:

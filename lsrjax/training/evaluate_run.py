@@ -98,15 +98,15 @@ def _on_test(run_config, workdir, console, poll) -> tuple[dict, list[dict], dict
     examples, speed = [], {}
     for name, stage in fields.stages(run_config).items():
         with _searcher(name, stage, workdir, poll) as searcher:
-            own = _languages(stage, languages)
+            own = list(filter(searcher.knows, _languages(stage, languages)))
             for prefix, task in tasks.items():
-                if own == [ENGLISH] and prefix:
-                    continue  # an English model has no use for other languages
+                if not own or (prefix and own != languages):
+                    continue  # documents are in languages that it has no use for
                 by_view = evaluate.sparse_retriever(_only(task, own), searcher)
                 for view, values in by_view.items():
                     _add(results, f"{name} {view}".strip(), prefix, values)
             speed[name] = evaluate.encoding_speed(searcher, tasks[""])
-            wanted = run_config.evaluate.examples
+            wanted = list(filter(searcher.knows, run_config.evaluate.examples))
             examples = _examples(tasks[""], groups, searcher, wanted)
     return result_tables.with_mean(results), examples, speed
 

@@ -138,6 +138,6 @@ def check_languages(contents: Contents, sets: Sequence, encoder) -> None:
     if unknown:
         raise InputError(
             f"config.data has texts in {', '.join(unknown)}, and config.model.language"
-            f" is 'stated'. {next(iter(unknown.values()))} Languages are left out by a"
-            " weight of 0 in config.data.query_languages and document_languages."
+            f" is 'stated'. {next(iter(unknown.values()))} To leave languages out, give"
+            " them the weight 0 in config.data.query_languages and document_languages."
         )

@@ -227,8 +227,8 @@ class XmodEncoder(bert.BertEncoder):
             raise InputError(
                 "This encoder has adapters for each language, and it is not said which"
                 " one the texts are in. Name it in config.model.language, in --language"
-                " of encode, or as default_language in its config.json; there are"
-                f" {', '.join(self.config.languages)}."
+                " of encode or evaluate, or as default_language in its config.json;"
+                f" there are {', '.join(self.config.languages)}."
             )
         return super().run(hidden_TD, batch)
 
