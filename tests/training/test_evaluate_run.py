@@ -87,7 +87,9 @@ def evaluated(config, tmp_path, monkeypatch):
     monkeypatch.setattr(
         evaluate_run.stage_models, "placed", lambda stage, model, mesh: model
     )
-    monkeypatch.setattr(evaluate_run.Searcher, "of", lambda model, *_: Model(model))
+    monkeypatch.setattr(
+        evaluate_run.Searcher, "of", lambda model, *_, stated: Model(model)
+    )
     console = Console(file=io.StringIO(), width=80)
     evaluate_run.evaluate_run(config, tmp_path, console)
     said = " ".join(console.file.getvalue().split())
