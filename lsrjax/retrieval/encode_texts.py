@@ -187,8 +187,8 @@ class TextEncoder:
         if unstated := {"", ANY} & set(languages):
             raise InputError(
                 f"The language of a {role} is not stated ({unstated.pop()!r}), and each"
-                " text is to be encoded in its own. Name one --language of the model"
-                " for all texts, or state those of the texts."
+                " text is to be encoded in its own. Name one language for all texts"
+                " instead of 'stated', or state those of the texts."
             )
         return list(map(number, languages))
 
