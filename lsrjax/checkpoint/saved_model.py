@@ -81,6 +81,11 @@ class SavedModel:
             found.update(np.ascontiguousarray(leaf).data)
         return found.hexdigest()
 
+    def in_language(self, language: str) -> "SavedModel":
+        """The model of texts in a language, see `EncoderConfig.with_language`."""
+        encoder = self.spec.encoder.with_language(language)
+        return dataclasses.replace(self, spec=self.spec.replaced(encoder=encoder))
+
     dev: Mapping[str, float] = dataclasses.field(default_factory=dict)
     stages: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     factors: Mapping[str, Any] = dataclasses.field(default_factory=dict)

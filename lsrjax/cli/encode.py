@@ -64,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--language",
         default="",
-        help="of the texts, such as de, for an encoder with adapters for it (X-MOD)",
+        help="of the texts, such as de, for an encoder with adapters for it (X-MOD);"
+        " stated: each text's own, of --texts by language: {'de': …, 'sw': …}",
     )
     add(
         "--embedding_size",

@@ -17,6 +17,7 @@ from lsrjax.data.reading.numbered_texts import NumberedTexts
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.distributed import sharding
 from lsrjax.errors import InputError
+from lsrjax.models.backbones.encoder_config import STATED
 from lsrjax.retrieval import encode_corpus, prefixes, terms
 from lsrjax.retrieval.encode_corpus import Encoding, Work, work_of
 from lsrjax.retrieval.encode_texts import TextEncoder
@@ -49,8 +50,8 @@ class Request:
         the format needs it.
       part_rows: texts of a part of a folder.
       embedding_size: the first numbers kept of an embedding; 0: all.
-      language: of the texts, for an encoder that computes by it; empty: its own
-        default.
+      language: of the texts, for an encoder that computes by it; `STATED`: of each
+        text, as `texts` states it; empty: its own default.
       for_index: refuses the kind of the vectors before they are made for an index;
         None: the vectors are what was wanted.
     """
@@ -114,7 +115,10 @@ def local_mesh() -> contextlib.AbstractContextManager:
 
 
 def encoding_of(
-    model: SavedModel, options: Mapping[str, Any], batch_size: int
+    model: SavedModel,
+    options: Mapping[str, Any],
+    batch_size: int,
+    stated: bool = False,
 ) -> Encoding:
     """How the model makes vectors of texts, in the mesh that is set."""
     mesh = jax.sharding.get_mesh()
@@ -133,6 +137,7 @@ def encoding_of(
         encode_corpus.WINDOW_BATCHES * batch_size,
         Pruning.parse(options["prune"]) if options["prune"] else None,
         options["quantize"],
+        stated,
     )
 
 
@@ -190,10 +195,7 @@ class Job:
                 raise InputError(f"--{flag} is {value}; it has to be at least 1.")
         model = open_portable(request.model)
         if request.language:
-            encoder = model.spec.encoder.with_language(request.language)
-            model = dataclasses.replace(
-                model, spec=model.spec.replaced(encoder=encoder)
-            )
+            model = model.in_language(request.language)
         if request.embedding_size:
             model = prefixes.shortened(
                 model, request.embedding_size, "--embedding_size"
@@ -216,8 +218,11 @@ class Job:
             self.made_of["embedding_size"] = request.embedding_size
         if not self.out.suffix:
             self.made_of["part_rows"] = request.part_rows
-        self.encoding = encoding_of(model, options, request.batch_size)
+        stated = request.language == STATED
+        self.encoding = encoding_of(model, options, request.batch_size, stated)
         self.texts = NumberedTexts(request.texts, "--texts", request.role)
+        if stated:
+            self.encoding.encoder.numbers(self.texts.languages, request.role)
         self.made_of["texts"] = self.texts.facts
         self.abouts = abouts_of(model, self.encoding, self.made_of)
         check_kinds(name, self.form, self.abouts, options)

@@ -30,6 +30,7 @@ from lsrjax.convert.open_model import open_portable
 from lsrjax.distributed import preemption, processes, safe_output, trees
 from lsrjax.distributed.activity import Progress
 from lsrjax.errors import InputError
+from lsrjax.models.backbones.encoder_config import STATED
 from lsrjax.options import Chosen
 from lsrjax.retrieval import (
     prefixes,
@@ -105,6 +106,7 @@ def evaluate(
         "document_length": setup.searcher.document_length,
         "dtype": args.dtype,
         "lowercase": setup.lowercase,
+        "language": args.language or None,
         "prune_queries": args.prune_queries or None,
         "prune_documents": args.prune_documents or None,
         "fusion": setup.fusion and {**options.plain(setup.fusion), "of": setup.fused},
@@ -139,12 +141,15 @@ def _setup(
         compare = Other(pathlib.Path(paths.local(args.compare, "--compare")))
     out = pathlib.Path(paths.local(args.out, "--out")) if args.out else None
     model = open_portable(args.model)
+    if args.language:
+        model = model.in_language(args.language)
     searcher = Searcher.portable(
         model,
         batch_size=args.batch_size,
         dtype=args.dtype,
         query_length=args.query_length,
         document_length=args.document_length,
+        stated=args.language == STATED,
     )
     pruned = Way(prune_queries=prune[0], prune_documents=prune[1])
     ways = {SYSTEM: pruned}
@@ -169,6 +174,7 @@ def _setup(
             **trees.named({"model": model.spec.to_dict()}, ".", _is_list),
             "dtype": args.dtype,
             "batch_size": args.batch_size,
+            "language": args.language,
         }
         say = functools.partial(console.print, highlight=False, markup=False)
         kept = Kept(out / _UNFINISHED, made_of, say)
@@ -256,6 +262,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--feedback", action="store_true", help="a row with expanded queries (Rocchio)")
     add("--lowercase", action="store_true", help="encodes texts in lower case")
+    add(
+        "--language",
+        default="",
+        help="of all texts, such as de, for an encoder with adapters for it (X-MOD);"
+        " stated: each text's own, as the task states it",
+    )
     add("--prune_queries", help="top:N, mass:SHARE or ratio:SHARE; see docs")
     add("--prune_documents", help="top:N, mass:SHARE or ratio:SHARE; see docs")
     add(

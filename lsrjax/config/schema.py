@@ -142,7 +142,8 @@ class Model:
     language: str = option(
         "",
         "whose adapters all texts pass through, in a family that has some: one of the"
-        " weights' languages, such as de_DE or de; empty: their default_language",
+        " weights' languages, such as de_DE or de; stated: each text's own, as the data"
+        " state it; empty: their default_language",
     )
     hidden_size: int = option(
         128, "of the encoder's states", above=0, high=2**16, when="fresh weights"

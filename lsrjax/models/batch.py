@@ -52,7 +52,7 @@ def apply_batch(
             masked = {"masking": masking, "masking_keys": _keys(masking_key, parts)}
             # Where all texts have one role, no array is needed for it.
             if role is not None:
-                parts = [{"ids": part["ids"], "mask": part["mask"]} for part in parts]
+                parts = [{k: of for k, of in p.items() if k != "query"} for p in parts]
             options = {"role": role, "dropout_keys": keys, "remat": remat}
             return apply(graphdef, params, parts, **options, **masked)
 

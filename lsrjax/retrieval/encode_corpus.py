@@ -41,6 +41,7 @@ class Encoding:
       window: texts that are sorted by length together.
       prune: the budget of terms of a text; None: all.
       quantize: weights of terms are multiplied by it and rounded; 0: they are not.
+      stated: each text is encoded in its own language.
     """
 
     encoder: TextEncoder
@@ -50,6 +51,7 @@ class Encoding:
     window: int
     prune: Pruning | None = None
     quantize: float = 0
+    stated: bool = False
 
     @functools.cached_property
     def files(self) -> dict[str, tuple[str, list[str]]]:
@@ -65,9 +67,16 @@ class Encoding:
             return {"": (next(iter(kinds.values())), [*kinds])}
         return {view: (kind, [view]) for view, kind in kinds.items()}
 
-    def prepare(self, ids: Sequence[str], texts: Sequence[str]) -> Prepared:
+    def prepare(
+        self,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        languages: Sequence[str] | None = None,
+    ) -> Prepared:
         """The part of the work that needs no device."""
-        return self.encoder.prepare(texts, self.length, self.role, ids, self.window)
+        spoken = languages if self.stated else None
+        how = (self.length, self.role, ids, self.window, spoken)
+        return self.encoder.prepare(texts, *how)
 
     def compute(self, prepared: Prepared) -> dict[str, Matrix]:
         """The views of texts."""
@@ -131,8 +140,7 @@ def encode_parts(
     progress = _Progress()
 
     def read(one: Work) -> tuple[Work, Prepared]:
-        ids, found = texts.read(one.first, one.end)
-        return one, encoding.prepare(ids, found)
+        return one, encoding.prepare(*texts.stated(one.first, one.end))
 
     def write(one: Work, prepared: Prepared, views: Mapping[str, Matrix]) -> None:
         assert prepared.names is not None

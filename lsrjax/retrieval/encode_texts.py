@@ -3,6 +3,7 @@
 import bisect
 import concurrent.futures
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
+from lsrjax.data.examples import ANY
 from lsrjax.data.reading.ids import check_characters
 from lsrjax.data.tokenization import TextField, TextTokenizer, pad
 from lsrjax.distributed import sharding
@@ -40,8 +42,10 @@ _SENT_TERMS = 2048
 class Prepared:
     """Texts as token ids, and which are computed together.
 
-    `pieces`: the numbers of texts, by the length that they are padded to and how many
-    are computed together.
+    Attributes:
+      pieces: the numbers of texts, by the length that they are padded to and how many
+        are computed together.
+      languages: of each text, as the encoder numbers them; None: its own default.
     """
 
     texts: Sequence[str]
@@ -49,6 +53,7 @@ class Prepared:
     role: str
     names: Sequence[str] | None
     pieces: dict[tuple[int, int], list[list[int]]]
+    languages: Sequence[int] | None = None
 
 
 class TextEncoder:
@@ -121,16 +126,22 @@ class TextEncoder:
         max_length: int,
         role: str = "document",
         names: Sequence[str] | None = None,
+        languages: Sequence[str] | None = None,
     ) -> dict[str, sparse.csr_matrix | TokenMatrix]:
         """The views of N texts, each [N, terms of the view] float32.
 
         Embeddings are rows of such a matrix as well; those of tokens, a `TokenMatrix`.
         Queries are multiplied by the scale of the view's score in the sum over views.
 
+        Args:
+          languages: of each text, for an encoder that computes by it; None: its own
+            default.
+
         Raises:
-          InputError: a vector is not finite, or a text has lone surrogates.
+          InputError: a vector is not finite, a text has lone surrogates, or a language
+            is not stated or not one of the encoder's.
         """
-        prepared = self.prepare(texts, max_length, role, names)
+        prepared = self.prepare(texts, max_length, role, names, languages=languages)
         return self.encode_prepared(params, prepared)
 
     def prepare(
@@ -140,6 +151,7 @@ class TextEncoder:
         role: str = "document",
         names: Sequence[str] | None = None,
         window: int = 0,
+        languages: Sequence[str] | None = None,
     ) -> "Prepared":
         """What `encode` does on the host alone, ahead of `encode_prepared`.
 
@@ -166,7 +178,19 @@ class TextEncoder:
                 pieces.setdefault((length, at_once), []).extend(
                     batch[i : i + at_once] for i in range(0, len(batch), at_once)
                 )
-        return Prepared(texts, ids, role, names, pieces)
+        spoken = None if languages is None else self.numbers(languages, role)
+        return Prepared(texts, ids, role, names, pieces, spoken)
+
+    def numbers(self, languages: Sequence[str], role: str) -> list[int]:
+        """The numbers of texts' languages, see `prepare`."""
+        number = functools.cache(self.spec.encoder.language_number)
+        if unstated := {"", ANY} & set(languages):
+            raise InputError(
+                f"The language of a {role} is not stated ({unstated.pop()!r}), and each"
+                " text is to be encoded in its own. Name one language for all texts"
+                " instead of 'stated', or state those of the texts."
+            )
+        return list(map(number, languages))
 
     def encode_prepared(
         self, params: dict, prepared: "Prepared"
@@ -215,11 +239,17 @@ class TextEncoder:
     def _inputs(self, prepared, together, length: int, at_once: int):
         """The token ids of a batch on each device, and the role that all have."""
         rows: list[Sequence[int]] = []
+        spoken: list[int] = []
         # A short batch is filled up, so that its shape need not be compiled.
         for piece in [*together, *[[]] * (self._places - len(together))]:
             own = [prepared.ids[i] for i in piece]
             rows += own + [(own or rows or [[]])[-1]] * (at_once - len(own))
+            if prepared.languages is not None:
+                named = [prepared.languages[i] for i in piece]
+                spoken += named + [0] * (at_once - len(named))
         text = pad(rows, self.tokenizer.pad_id, length, ())
+        if prepared.languages is not None:
+            text["language"] = np.array(spoken, np.int32)
         # Models that can mix roles share compiled programs between them.
         apart = self.spec.roles_apart
         if not apart:

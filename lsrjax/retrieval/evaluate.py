@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from lsrjax.data.examples import ENGLISH, Pair
+from lsrjax.data.examples import ANY, ENGLISH, Pair
 from lsrjax.errors import InputError
 from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval import rank
@@ -37,29 +37,31 @@ def dev_task(source, limit: int, languages: Callable[[str], bool]) -> Task:
         )
     chosen = np.linspace(0, len(queries) - 1, min(limit, len(queries))).astype(int)
     texts, spoken, relevant = zip(*(queries[i] for i in chosen), strict=True)
-    return Task(texts, spoken, corpus, relevant)
+    wordings, of = [text for _, text in corpus], [language for language, _ in corpus]
+    return Task(texts, spoken, wordings, relevant, document_language=of)
 
 
-def _own(source, languages) -> tuple[list[str], list[tuple]]:
-    corpus: dict[str, int] = {}
+def _own(source, languages) -> tuple[list[tuple[str, str]], list[tuple]]:
+    corpus: dict[str, tuple[int, str]] = {}
+
+    def place_of(language: str, text: str) -> int:
+        return corpus.setdefault(text, (len(corpus), language))[0]
+
     queries: list[tuple] = []
     for index in range(len(source)):
         example = source[index]
         if isinstance(example, Pair):
-            relevant = corpus.setdefault(example.english, len(corpus))
+            relevant = place_of(ENGLISH, example.english)
             queries.append((example.translation, example.language, relevant))
             continue
-        grades = {
-            corpus.setdefault(_english(text), len(corpus)): 1
-            for text in example.positives
-        }
+        grades = {place_of(*_english(text)): 1 for text in example.positives}
         for text in example.negatives:
-            corpus.setdefault(_english(text), len(corpus))
+            place_of(*_english(text))
         queries += _asked(example.query, languages, grades)
-    return list(corpus), queries
+    return [(language, text) for text, (_, language) in corpus.items()], queries
 
 
-def _judged(source, languages) -> tuple[list[str], list[tuple]]:
+def _judged(source, languages) -> tuple[list[tuple[str, str]], list[tuple]]:
     corpus, places = [], {}
     for place in range(len(source.documents)):
         key, text = source.documents.item(place)
@@ -81,20 +83,24 @@ def _asked(query: Mapping[str, str], languages, relevant) -> list[tuple]:
     ]
 
 
-def _english(text: Mapping[str, str]) -> str:
-    return text.get(ENGLISH) or next(iter(text.values()), "")
+def _english(text: Mapping[str, str]) -> tuple[str, str]:
+    """Language and wording: English or, without it, the first one."""
+    if text.get(ENGLISH):
+        return ENGLISH, text[ENGLISH]
+    return next(iter(text.items()), (ANY, ""))
 
 
 _TIMED_TEXTS = 512
 
 
-def encoding_speed(searcher: Searcher, texts: Sequence[str]) -> float:
+def encoding_speed(searcher: Searcher, task: Task) -> float:
     """Documents encoded per second, over a sample, without compilation."""
+    texts = task.corpus
     places = np.linspace(0, len(texts) - 1, min(_TIMED_TEXTS, len(texts))).astype(int)
-    sample = [texts[i] for i in places]
-    searcher.documents(sample)
+    sample, spoken = [texts[i] for i in places], task.spoken_at(places.tolist())
+    searcher.documents(sample, spoken)
     started = time.perf_counter()
-    searcher.documents(sample)
+    searcher.documents(sample, spoken)
     return len(sample) / (time.perf_counter() - started)
 
 

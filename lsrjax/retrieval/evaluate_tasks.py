@@ -137,6 +137,7 @@ class _Work:
         """Reads all corpora; refuses what would fail only after texts are encoded."""
         for task in loaded(self.chosen):
             metrics = self.setup.metrics_of(task)
+            self.setup.searcher.check(task)
             try:
                 measures.required_depth(metrics)
             except ValueError as error:

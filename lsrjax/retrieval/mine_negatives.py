@@ -1,6 +1,6 @@
 """Hard negatives: documents that rank high but that are not relevant."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,26 +23,35 @@ def by_bm25(queries: Sequence[str], documents: Sequence[str], depth: int) -> Hit
     return BM25(documents).search(queries, depth)
 
 
-def by_model(model: Searcher, kept: list | None = None) -> Find:
+def by_model(
+    model: Searcher,
+    kept: list | None = None,
+    languages: Mapping[str, str] | None = None,
+) -> Find:
     """The best hits of a retriever.
 
     Args:
+      languages: of the texts, for a model that encodes each in its own.
       kept: keeps the encoded documents for a later search of the same ones by a model
         whose documents are frozen; None: memory does not grow with the corpus.
     """
+
+    def stated(texts: Sequence[str]) -> list[str] | None:
+        return None if languages is None else [languages[text] for text in texts]
 
     def encoded(documents: Sequence[str]) -> Iterable[Any]:
         for number, start in enumerate(range(0, len(documents), BLOCK)):
             if kept is not None and number < len(kept):
                 yield kept[number]
                 continue
-            block = joined(model.documents(documents[start : start + BLOCK]))
+            texts = documents[start : start + BLOCK]
+            block = joined(model.documents(texts, stated(texts)))
             if kept is not None:
                 kept.append(block)
             yield block
 
     def find(queries: Sequence[str], documents: Sequence[str], depth: int) -> Hits:
-        found = TopHits(joined(model.queries(queries)), depth)
+        found = TopHits(joined(model.queries(queries, stated(queries))), depth)
         for block in encoded(documents):
             found.add(block)
         return found.best()

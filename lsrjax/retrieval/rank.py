@@ -30,9 +30,12 @@ _KEEP_SECONDS = 60.0  # between two writes of what is found so far
 
 @dataclasses.dataclass(frozen=True)
 class Searcher:
-    """A retriever with everything that encoding needs; lengths are in tokens.
+    """A retriever with everything that encoding needs.
 
-    MILCO's pivot tokenizer names the terms of the pivot view.
+    Attributes:
+      query_length, document_length: in tokens.
+      pivot_tokenizer: MILCO's, which names the terms of the pivot view.
+      stated: each text is encoded in its own language, where it is known.
     """
 
     encoder: TextEncoder
@@ -40,9 +43,17 @@ class Searcher:
     query_length: int
     document_length: int
     pivot_tokenizer: TextTokenizer | None = None
+    stated: bool = False
 
     @classmethod
-    def of(cls, model, config, poll: Callable[[], None] = lambda: None) -> "Searcher":
+    def of(
+        cls,
+        model,
+        config,
+        poll: Callable[[], None] = lambda: None,
+        *,
+        stated: bool = False,
+    ) -> "Searcher":
         """A `SavedModel` that encodes with the lengths of a stage's config.
 
         `poll` is that of `TextEncoder`.
@@ -54,6 +65,7 @@ class Searcher:
             config.data.query_length,
             config.data.document_length,
             TextTokenizer(pivot) if pivot else None,
+            stated,
         )
 
     @classmethod
@@ -65,6 +77,7 @@ class Searcher:
         dtype: str = "float32",
         query_length: int = 0,
         document_length: int = 0,
+        stated: bool = False,
     ) -> "Searcher":
         """A `SavedModel` of `open_portable`; lengths are its own unless given.
 
@@ -85,15 +98,42 @@ class Searcher:
             query_length or model.query_length,
             document_length or model.document_length,
             TextTokenizer(pivot) if pivot else None,
+            stated,
         )
 
-    def queries(self, texts: Sequence[str]) -> dict[str, sparse.csr_matrix]:
-        """The views of queries."""
-        return self.encoder.encode(self.params, texts, self.query_length, "query")
+    def queries(
+        self, texts: Sequence[str], languages: Sequence[str] | None = None
+    ) -> dict[str, sparse.csr_matrix]:
+        """The views of queries, in their languages if these are `stated`."""
+        return self._encoded(texts, self.query_length, "query", languages)
 
-    def documents(self, texts: Sequence[str]) -> dict[str, sparse.csr_matrix]:
-        """The views of documents."""
-        return self.encoder.encode(self.params, texts, self.document_length)
+    def documents(
+        self, texts: Sequence[str], languages: Sequence[str] | None = None
+    ) -> dict[str, sparse.csr_matrix]:
+        """The views of documents, in their languages if these are `stated`."""
+        return self._encoded(texts, self.document_length, "document", languages)
+
+    def _encoded(self, texts, length: int, role: str, languages):
+        own = languages if self.stated else None
+        return self.encoder.encode(self.params, texts, length, role, languages=own)
+
+    def knows(self, language: str) -> bool:
+        """Whether texts in a language can be encoded."""
+        if self.stated:
+            try:
+                self.encoder.numbers([language], "text")
+            except InputError:
+                return False
+        return True
+
+    def check(self, task: Task) -> None:
+        """Raises an `InputError` unless the languages of a task's texts are known."""
+        if self.stated:
+            own = task.document_language
+            self.encoder.numbers(sorted(set(task.spoken)), "query")
+            self.encoder.numbers(
+                [own] if isinstance(own, str) else sorted(set(own)), "document"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +214,7 @@ def rank(
     Raises:
       InputError: a vector is not finite, or embeddings are to be pruned.
     """
-    views = searcher.queries(_cased(task.queries, lowercase))
+    views = searcher.queries(_cased(task.queries, lowercase), task.spoken)
     queries = {name: way.queries(views) for name, way in ways.items()}
     return _searched(task, searcher, ways, queries, depth, lowercase, kept)
 
@@ -199,13 +239,14 @@ def feed_back(
     Raises:
       InputError: the model's vectors are not sparse.
     """
-    views = searcher.queries(_cased(task.queries, lowercase))
+    views = searcher.queries(_cased(task.queries, lowercase), task.spoken)
     queries = way.queries(views)
     if not searcher.encoder.spec.sparse:
         raise InputError("--feedback needs a model whose vectors have terms.")
     places, rows = np.unique(first.hits[:, : how.documents], return_inverse=True)
-    texts = [task.corpus[place] for place in places.tolist() if place >= 0]
-    found = searcher.documents(_cased(texts, lowercase))
+    used = [place for place in places.tolist() if place >= 0]
+    texts = [task.corpus[place] for place in used]
+    found = searcher.documents(_cased(texts, lowercase), task.spoken_at(used))
     # Row -1 for no hit stays: it is the first of the places, if it is among them.
     hits = rows.reshape(len(task.queries), -1) - int(places[0] < 0)
     documents = way.documents(found)
@@ -233,7 +274,8 @@ def _searched(
     start = _go_on(kept, best, terms, size) if kept else 0
     saved = time.monotonic()
     for block in blocks(task.corpus, lowercase, start):
-        documents = searcher.documents(block)
+        places = range(start, start + len(block))
+        documents = searcher.documents(block, task.spoken_at(places))
         share = len(block) / len(task.corpus)
         for name, way in ways.items():
             matrix = way.documents(documents)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lsrjax.data.batching.drawing import wording
+from lsrjax.data.batching.drawing import wording, wording_language
 from lsrjax.data.examples import Group, Items, Text
 from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.retrieval import maxsim
@@ -61,6 +61,13 @@ def usable(corpus: Items[Text], place: int) -> str:
     except (BadRecord, KeyError):
         return ""
     return text if text.strip() else ""
+
+
+def languages_of(source, corpus: Sequence[Text]) -> dict[str, str]:
+    """The language of each wording of a source's queries and of its documents."""
+    texts = [source[i].query for i in range(len(source))]
+    texts += [corpus[i] for i in range(len(corpus)) if usable(corpus, i)]
+    return {wording(text): wording_language(text) for text in reversed(texts)}
 
 
 def prepare(

@@ -13,6 +13,7 @@ from lsrjax.data.batching.drawing import QUERIES, STUDENT
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
 from lsrjax.losses.group_weights import Groups
+from lsrjax.models.backbones.encoder_config import STATED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,11 @@ class Contents:
     def has_views(self) -> bool:
         """Whether a frozen teacher encodes the batch's texts, too."""
         return self.objective.reads_views
+
+    @property
+    def states_languages(self) -> bool:
+        """Whether the student encodes each text in its own language."""
+        return self.config.model.language == STATED
 
     @property
     def entries(self) -> int:

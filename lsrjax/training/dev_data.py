@@ -13,6 +13,7 @@ from lsrjax.config import check_tasks
 from lsrjax.data import sources
 from lsrjax.data.examples import ANY
 from lsrjax.initial.build_student import Student
+from lsrjax.models.backbones.encoder_config import STATED
 from lsrjax.retrieval import terms
 from lsrjax.retrieval.evaluate import dev_metric, dev_task
 from lsrjax.retrieval.rank import Searcher
@@ -73,11 +74,15 @@ class Evaluation:
             return []
         task, found = self.tasks[0], []
         queries = [(task.queries[i], task.languages[i]) for i in self._chosen]
-        relevant = [_relevant(task, i) for i in self._chosen]
-        documents = [(task.corpus[i], "") for i in dict.fromkeys(relevant) if i >= 0]
-        for role, some in (("query", queries), ("document", documents)):
-            encode = searcher.queries if role == "query" else searcher.documents
-            views = encode([text for text, _ in some]) if some else {}
+        relevant = dict.fromkeys(_relevant(task, i) for i in self._chosen)
+        places = [i for i in relevant if i >= 0]
+        documents = [(task.corpus[i], "") for i in places]
+        asked_in = [task.spoken[i] for i in self._chosen]
+        for role, some, encode, spoken in (
+            ("query", queries, searcher.queries, asked_in),
+            ("document", documents, searcher.documents, task.spoken_at(places)),
+        ):
+            views = encode([text for text, _ in some], spoken) if some else {}
             found += [
                 (role, language, text, view, self._terms(matrix[row], view))
                 for row, (text, language) in enumerate(some)
@@ -137,7 +142,10 @@ def evaluation(
         ),
         config,
         poll,
+        stated=config.model.language == STATED,
     )
+    for task in tasks:
+        searcher.check(task)
     return Evaluation(tasks, searcher, config)
 
 

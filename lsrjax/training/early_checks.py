@@ -83,6 +83,8 @@ def check_models(
         with each, _named(name):
             still = train_step.frozen_of(stage, spec)
             optimizer.make_optimizer(stage.optim, 1, still)
+        with each, _named(name):
+            stage_batches.check_languages(Contents.of(stage), (), spec.encoder)
         limit = spec.encoder.max_length
         for field in Contents.of(stage).length_fields:
             with each, _named(name):

@@ -18,6 +18,7 @@ from lsrjax.config import check_tasks, fields
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.examples import ENGLISH
 from lsrjax.distributed import processes, sharding
+from lsrjax.models.backbones.encoder_config import STATED
 from lsrjax.options import resolve
 from lsrjax.retrieval import evaluate, rank, result_tables, results_file, task_tables
 from lsrjax.retrieval import metrics as measures
@@ -107,15 +108,15 @@ def _on_test(run_config, workdir, console, poll) -> tuple[dict, list[dict], dict
     examples, speed = [], {}
     for stage_name, stage in fields.stages(run_config).items():
         with _searcher(stage_name, stage, workdir, poll) as searcher:
-            own = _languages(stage, languages)
+            own = list(filter(searcher.knows, _languages(stage, languages)))
             for name, task in tasks.items():
-                if own == [ENGLISH] and name == MIXED_TEXTS:
-                    continue  # an English model has no use for other languages
+                if not own or (name == MIXED_TEXTS and own != languages):
+                    continue  # documents are in languages that it has no use for
                 part = _ranked(stage_name, searcher, _only(task, own))
                 more = task_tables.described(chosen[name], [part])
                 made[name]["results"] |= more["results"]
-            speed[stage_name] = evaluate.encoding_speed(searcher, english.corpus)
-            wanted = run_config.evaluate.examples
+            speed[stage_name] = evaluate.encoding_speed(searcher, english)
+            wanted = list(filter(searcher.knows, run_config.evaluate.examples))
             examples = _examples(english, groups, searcher, wanted)
     return made, examples, speed
 
@@ -160,7 +161,10 @@ def _searcher(name: str, stage, workdir: pathlib.Path, poll):
     """A stage's model on its mesh."""
     with sharding.on_mesh(stage.mesh.data, stage.mesh.model) as mesh:
         model = saved_model.load_model(workdir / name)
-        yield Searcher.of(stage_models.placed(stage, model, mesh), stage, poll)
+        yield Searcher.of(
+            *(stage_models.placed(stage, model, mesh), stage, poll),
+            stated=stage.model.language == STATED,
+        )
 
 
 def are_sound(workdir: pathlib.Path, console: Console) -> bool:
@@ -220,7 +224,9 @@ def _examples(task, groups, model, languages) -> list[dict]:
         return []
     task = _only(task, list(languages))
     bm25_hits, _ = BM25(task.corpus).search(task.queries, 10)
-    queries, documents = model.queries(task.queries), model.documents(task.corpus)
+    queries = model.queries(task.queries, task.spoken)
+    spoken = task.spoken_at(range(len(task.corpus)))
+    documents = model.documents(task.corpus, spoken)
     hits, _ = search(joined(queries), joined(documents), _SHOWN_DOCUMENTS)
     examples = []
     for language in languages:

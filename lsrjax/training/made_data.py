@@ -198,7 +198,12 @@ class Prepared:
         model = saved_model.SavedModel(
             student.spec, {}, student.tokenizer, student.pivot_tokenizer, "student"
         )
-        idle = Searcher.of(model, config, self.made.poll)
+        stated = self.made.contents.states_languages
+        idle = Searcher.of(model, config, self.made.poll, stated=stated)
+        spoken = None
+        if stated:
+            spoken = teacher_scores.languages_of(self.source, self.corpus)
+            idle.encoder.numbers(sorted(set(spoken.values())), "text")
         separate = student.spec.towers == "separate"
         kept: list | None = [] if documents_frozen(frozen, separate) else None
         key = self.made.key(self._fields)
@@ -207,7 +212,7 @@ class Prepared:
             def prepare():
                 note(f"  Mining negatives with the model of step {path.stem}")
                 searcher = dataclasses.replace(idle, params=params)
-                return self._prepare(by_model(searcher, kept))
+                return self._prepare(by_model(searcher, kept, spoken))
 
             own = f"{key} {of}" if key else ""
             arrays = _kept(path, _ARRAYS, prepare, own, self.made.tracker, number)

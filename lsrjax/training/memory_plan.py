@@ -158,12 +158,14 @@ class StagePlan:
                 name: np.empty((self.config.batch_size * counts.get(name, 1),), "i4")
                 for name in names[model]
             }
+            facts = {"query": "?", "number": "i4"}
+            if contents.states_languages and model in (STUDENT, QUERIES):
+                facts["language"] = "i4"
             parts = tuple(
                 {
                     "ids": np.empty((devices * count, length), "i4"),
                     "mask": np.empty((devices * count, length), "i4"),
-                    "query": np.empty((devices * count,), bool),
-                    "number": np.empty((devices * count,), "i4"),
+                    **{k: np.empty((devices * count,), v) for k, v in facts.items()},
                 }
                 for count, length in shape.parts
             )

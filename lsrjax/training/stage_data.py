@@ -6,6 +6,7 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 from rich.console import Console
@@ -21,7 +22,8 @@ from lsrjax.config.check_data import (
 from lsrjax.data import sources
 from lsrjax.data.batching import languages, mixing
 from lsrjax.data.batching.negatives import choice_of
-from lsrjax.data.batching.requirements import Documents
+from lsrjax.data.batching.requirements import Documents, check_stated
+from lsrjax.data.examples import Pair
 from lsrjax.data.reading import bad_records, unchanged_files
 from lsrjax.data.reading.bad_records import BadRecords
 from lsrjax.distributed import processes
@@ -53,7 +55,9 @@ def guarded_sets(config, kind: str, bad: BadRecords) -> list:
     opened = mixing.open_sets(config.data, kind, mines(config))
     found = []
     for name, size, source in zip(names, sizes, opened, strict=True):
-        check = documents(config, size, own) if kind == "group" else None
+        check: Any = _translation if Contents.of(config).states_languages else None
+        if kind == "group":
+            check = documents(config, size, own)
         if hasattr(source, "place"):  # reading it may find a bad record
             scored = reads_scores(config)
             source = guarded(config, bad, source, name, scored, check)
@@ -169,7 +173,13 @@ def documents(config, size: int, own: bool) -> Documents:
         data.mixing,
         data.document_languages,
         reads_views(config),
+        Contents.of(config).states_languages,
     )
+
+
+def _translation(pair: Pair) -> None:
+    """The requirement on a pair, if each text is encoded in its own language."""
+    check_stated(pair.id, "translation", [pair.language])
 
 
 def accept_changed(config, kind: str, folder: pathlib.Path) -> list[str]:

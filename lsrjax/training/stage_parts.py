@@ -105,6 +105,7 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
     teacher = stage_models.open_teacher(contents, spec, run.workdir, mesh)
     of_views = teacher if contents.has_views else None
     teacher_spec = of_views.spec if of_views else None
+    stage_batches.check_languages(contents, sets, spec.encoder)
     contents = contents.of_sets(sets)
     made = made_data.Made(contents, folder, models, run.tracker, run.progress.poll)
     given: Any = sets[0] if len(sets) == 1 else mixing.Concatenated(sets)

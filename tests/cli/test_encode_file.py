@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from programs import tiny
+from programs.layouts import jsonl
 from scipy import sparse
 
 from lsrjax.checkpoint import saved_model
@@ -131,10 +132,26 @@ def test_texts_pass_through_the_adapters_of_their_language(tmp_path, folder, cap
         found[wanted] = np.load(out)["embeddings"]
         np.testing.assert_allclose(found[wanted], wanted_vectors, atol=1e-6)
     assert np.abs(found["de_DE"] - found["sw_KE"]).max() > 1e-3
-    with pytest.raises(SystemExit):
-        run(*args, "--out", tmp_path / "no.npz", "--language", "xx")
-    assert "'xx' has no adapters" in capsys.readouterr().err
-    assert not (tmp_path / "no.npz").exists()
+    # Each in its own: files by language, whose texts are encoded together.
+    half = len(TEXTS) // 2
+    files = {}
+    for language, texts in {"sw": TEXTS[:half], "de": TEXTS[half:]}.items():
+        files[language] = str(tmp_path / f"{language}.jsonl")
+        rows = [{"id": language + str(i), "text": t} for i, t in enumerate(texts) if t]
+        jsonl(tmp_path / f"{language}.jsonl", rows)
+    both = ("--model", tmp_path / "model", "--texts", str(files))
+    run(*both, "--out", tmp_path / "both.npz", "--language", "stated")
+    own = [found["sw_KE" if i < half else "de_DE"][i] for i, t in enumerate(TEXTS) if t]
+    both_vectors = np.load(tmp_path / "both.npz")["embeddings"]
+    np.testing.assert_allclose(both_vectors, own, atol=1e-6)
+    for more, language, message in (
+        (args, "xx", "'xx' has no adapters"),
+        (args, "stated", "The language of a document is not stated"),
+    ):
+        with pytest.raises(SystemExit):
+            run(*more, "--out", tmp_path / "no.npz", "--language", language)
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "no.npz").exists()
 
 
 @pytest.mark.parametrize("head", ["dense", "colbert"])

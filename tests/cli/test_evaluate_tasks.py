@@ -212,11 +212,11 @@ def test_an_evaluation_that_was_stopped_goes_on(
     def evaluated(*flags, stop=None, model=folder):
         """What is said by an evaluation that stops in the block after so many."""
 
-        def counted(self, texts):
+        def counted(self, texts, languages):
             encoded.append(len(texts))
             if len(encoded) - 1 == stop:
                 raise KeyboardInterrupt
-            return documents(self, texts)
+            return documents(self, texts, languages)
 
         encoded.clear()
         monkeypatch.setattr(Searcher, "documents", counted)

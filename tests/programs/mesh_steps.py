@@ -310,6 +310,15 @@ def rows_of(task: str, step: int, devices: int) -> dict[str, list[dict]]:
     }
 
 
+def languages_of(task: str, own: dict, first: dict[str, int]) -> dict | None:
+    """Languages of a device's texts, by their numbers in the batch, of one family."""
+    if task != "xmod":
+        return None
+    return {
+        name: [(first[name] + i) % 3 for i in range(len(own[name]))] for name in own
+    }
+
+
 def first_of(task: str, device: int, devices: int) -> dict[str, int]:
     """The number in the batch of a device's first text of each name."""
     found, before = {"teacher": 0}, 0
@@ -333,8 +342,13 @@ def batches_of(task: str, devices: int) -> list[dict]:
         shape = table[min(1, len(table) - 1)]  # holds all of them
         for rows, batch in zip(steps, batches, strict=True):
             made = [
-                length_shapes.cut(own, shape, 0, first=first_of(task, device, devices))
+                length_shapes.cut(
+                    *(own, shape, 0),
+                    first=first,
+                    languages=languages_of(task, own, first),
+                )
                 for device, own in enumerate(rows[model])
+                for first in [first_of(task, device, devices)]
             ]
             batch[model] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)
     rng = np.random.default_rng(9)

@@ -57,11 +57,11 @@ class Stub:
         shape = (DOCUMENTS + QUERIES, TERMS)
         self.vectors = rng.random(shape).astype(np.float32)
 
-    def documents(self, texts):
+    def documents(self, texts, languages=None):
         rows = self.vectors[[int(text or -1) for text in texts]]
         return {"terms": sparse.csr_matrix(rows)}
 
-    def queries(self, texts):
+    def queries(self, texts, languages=None):
         return {"terms": sparse.csr_matrix(self.vectors[[-int(t) for t in texts]])}
 
 
@@ -146,6 +146,7 @@ def test_a_corpus_in_several_languages_has_each_document_once(tmp_path):
     source = opened(tmp_path / "rows.jsonl", corpus=corpus)
     task = evaluate.dev_task(source, 10, everything)
     assert task.corpus == ["two", "drei", "one"]
+    assert task.spoken_at([1, 2]) == ["de", "en"]
     assert list(task.relevant) == [{0: 1, 1: 1}]
 
 

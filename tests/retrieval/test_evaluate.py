@@ -151,7 +151,7 @@ class Model:
         sizes = {view: self.VIEWS[view] for view in views}
         self.encoder = types.SimpleNamespace(spec=types.SimpleNamespace(views=sizes))
 
-    def queries(self, texts):
+    def queries(self, texts, languages=None):
         columns = dict(zip(self.VIEWS, (0, 1), strict=True))
         return {
             view: sparse.csr_matrix(

@@ -8,7 +8,8 @@ from scipy import sparse
 
 from lsrjax.data.examples import Group, InMemory
 from lsrjax.errors import InputError
-from lsrjax.retrieval.teacher_scores import corpus_of, prepare, score
+from lsrjax.retrieval.mine_negatives import by_model
+from lsrjax.retrieval.teacher_scores import corpus_of, languages_of, prepare, score
 
 MINED = types.SimpleNamespace(depth=10, count=2)
 WORDS = "free software reads old books and paints red houses".split()
@@ -65,6 +66,34 @@ def test_corpus_holds_each_english_wording_once(source):
     same = [group("x", "q", ["t"]), group("y", "q", ["t"])]
     same[1].positives[0]["ja"] = "…"
     assert corpus_of(InMemory(same)) == ([{"en": "t"}], pytest.approx(np.zeros(2)))
+
+
+def test_a_miner_may_encode_each_wording_in_its_language():
+    both = {"de": "bücher", "en": "books"}
+    groups = [
+        Group("a", both, [{"sw": "vitabu"}], [both]),
+        group("b", "red", ["house"], language="*"),
+    ]
+    source = InMemory(groups)
+    corpus, _ = corpus_of(source)
+    languages = languages_of(source, corpus)
+    assert languages == {"books": "en", "vitabu": "sw", "red": "*", "house": "*"}
+    seen = []
+
+    class Miner(Teacher):
+        def queries(self, texts, languages):
+            seen.append((texts, languages))
+            return super().queries(texts)
+
+        def documents(self, texts, languages):
+            seen.append((texts, languages))
+            return super().documents(texts)
+
+    by_model(Miner(), languages=languages)(["books", "red"], ["vitabu", "books"], 1)
+    assert seen == [
+        (["books", "red"], ["en", "*"]),
+        (["vitabu", "books"], ["sw", "en"]),
+    ]
 
 
 def test_given_negatives_are_padded_with_minus_one(source):

@@ -46,7 +46,7 @@ class Model:
         )
         self.pivot_tokenizer = token
 
-    def queries(self, texts):
+    def queries(self, texts, languages=None):
         rows = np.zeros((len(texts), 4), np.float32)
         for row, text in zip(rows, texts, strict=True):
             for word in text.split():
@@ -57,6 +57,9 @@ class Model:
         return views | {view: sparse.csr_matrix(0 * rows) for view in other}
 
     documents = queries
+
+    def knows(self, language):
+        return True
 
 
 @pytest.fixture
@@ -84,7 +87,9 @@ def evaluated(config, tmp_path, monkeypatch):
     monkeypatch.setattr(
         evaluate_run.stage_models, "placed", lambda stage, model, mesh: model
     )
-    monkeypatch.setattr(evaluate_run.Searcher, "of", lambda model, *_: Model(model))
+    monkeypatch.setattr(
+        evaluate_run.Searcher, "of", lambda model, *_, stated: Model(model)
+    )
     console = Console(file=io.StringIO(), width=80)
     evaluate_run.evaluate_run(config, tmp_path, console)
     said = " ".join(console.file.getvalue().split())

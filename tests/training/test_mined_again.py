@@ -289,10 +289,10 @@ def test_frozen_documents_are_encoded_once(monkeypatch):
     class Model:
         weight: float
 
-        def queries(self, texts):
+        def queries(self, texts, languages=None):
             return {"": self._matrix(texts) * np.float32(self.weight)}
 
-        def documents(self, texts):
+        def documents(self, texts, languages=None):
             encoded.append(len(texts))
             return {"": self._matrix(texts)}
 

@@ -4,8 +4,9 @@ The draws for an example are a function of (seed, epoch, example).
 """
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +21,12 @@ from lsrjax.errors import InputError
 STUDENT, QUERIES = "student", "queries"
 # The same of a teacher, and the prefix of their names in `Drawn`.
 TEACHER, TEACHER_QUERIES, _OF_TEACHER = "teacher", "teacher_queries", "teacher_"
+# Of a language's name.
+LanguageNumber = Callable[[str], int]
+UNSTATED = (
+    "the language of a {text} is not stated, which config.model.language = 'stated'"
+    " needs. Give the rows a column language, or files and texts by language as a dict."
+)
 # Ways of mixing by which all documents of a query are in one language.
 SHARED = ("entries", "round_robin")
 
@@ -29,6 +36,11 @@ def wording(text: Text, language: str = ENGLISH) -> str:
     if language not in text and len(text) == 1:
         return next(iter(text.values()))
     return text[language] if language in text else text[ANY]
+
+
+def wording_language(text: Text) -> str:
+    """The language of `wording(text)`; `*` if it is not stated."""
+    return ENGLISH if ENGLISH in text else next(iter(text)) if len(text) == 1 else ANY
 
 
 def draw_language(
@@ -78,33 +90,41 @@ class Encoded:
 
     Attributes:
       prefix: of their names in `Drawn`.
+      language_number: of a text's language, for a model that computes by it.
     """
 
     names: tuple[str, ...]
     max_length: int
     pad_id: int
     prefix: str = ""
+    language_number: LanguageNumber | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """A model of queries and documents; `roles_apart`: it encodes them separately."""
+    """A model of queries and documents.
+
+    Attributes:
+      roles_apart: it encodes them separately.
+      language_number: see `Encoded`.
+    """
 
     query: TextField
     document: TextField
     roles_apart: bool = False
+    language_number: LanguageNumber | None = None
 
     def encoded(self, together: str, queries: str, prefix: str) -> dict[str, Encoded]:
         """The texts that it encodes: by `together` all or, with `queries`, the rest."""
         query, document = self.query.max_length, self.document.max_length
-        pad_id = self.document.tokenizer.pad_id
+        more = (self.document.tokenizer.pad_id, prefix, self.language_number)
         if self.roles_apart:
             return {
-                queries: Encoded(("query",), query, pad_id, prefix),
-                together: Encoded(("document",), document, pad_id, prefix),
+                queries: Encoded(("query",), query, *more),
+                together: Encoded(("document",), document, *more),
             }
         names, longest = ("query", "document"), max(query, document)
-        return {together: Encoded(names, longest, pad_id, prefix)}
+        return {together: Encoded(names, longest, *more)}
 
 
 class Build(Protocol):
@@ -129,10 +149,14 @@ class PairBatches:
     """Pairs to the texts of the alignment loss.
 
     The student encodes `translation` and `english`, the teacher `english`.
+
+    Attributes:
+      language_number: of the student, see `Encoded`.
     """
 
     student: TextField
     teacher: TextField
+    language_number: LanguageNumber | None = None
     repeats = 1  # of a pair in a batch
 
     @property
@@ -145,6 +169,7 @@ class PairBatches:
                 ((TEACHER,), self.teacher),
             )
         )
+        student = dataclasses.replace(student, language_number=self.language_number)
         return {STUDENT: student, TEACHER: teacher}
 
     def draw(self, pairs: Sequence[Pair], rngs) -> list[Drawn]:
@@ -158,7 +183,7 @@ class PairBatches:
         return [
             Drawn(
                 {name: [rows[i]] for name, rows in texts.items()},
-                languages={"translation": [pair.language]},
+                languages={"translation": [pair.language], "english": [ENGLISH]},
             )
             for i, pair in enumerate(pairs)
         ]
@@ -188,6 +213,7 @@ class GroupBatches:
       languages: names; if any, the targets `query_language`, [B] int32, and
         `document_language`, [B, G], are the texts' indices in it (its length: another
         language).
+      language_number: of the student, see `Encoded`.
     """
 
     query: TextField
@@ -202,11 +228,14 @@ class GroupBatches:
     roles_apart: bool = False
     languages: tuple[str, ...] = ()
     teacher: Reader | None = None
+    language_number: LanguageNumber | None = None
 
     @property
     def encoded(self) -> dict[str, Encoded]:
         """The texts that each model encodes."""
-        student = Reader(self.query, self.document, self.roles_apart)
+        student = Reader(
+            self.query, self.document, self.roles_apart, self.language_number
+        )
         found = student.encoded(STUDENT, QUERIES, prefix="")
         if self.teacher is not None:
             found |= self.teacher.encoded(TEACHER, TEACHER_QUERIES, _OF_TEACHER)
@@ -382,3 +411,23 @@ def rows_of(drawn: Sequence[Drawn], encoded: Encoded) -> dict[str, list[TokenIds
         name: [row for d in drawn for row in d.texts[encoded.prefix + name]]
         for name in encoded.names
     }
+
+
+def languages_of(
+    drawn: Sequence[Drawn], encoded: Encoded
+) -> dict[str, list[int]] | None:
+    """The numbers of the languages of `rows_of`; None for most models.
+
+    Raises:
+      InputError: one is not stated, or the model does not know it.
+    """
+    if encoded.language_number is None:
+        return None
+    number = functools.cache(encoded.language_number)
+    found = {}
+    for name in encoded.names:
+        spoken = [one for d in drawn for one in d.languages[encoded.prefix + name]]
+        if ANY in spoken:
+            raise InputError(UNSTATED.format(text=name))
+        found[name] = list(map(number, spoken))
+    return found

@@ -118,19 +118,21 @@ def cut(
     *,
     first: Mapping[str, int] | None = None,
     query: str = "query",
+    languages: Mapping[str, Sequence[int]] | None = None,
 ) -> dict:
     """A device's texts as the arrays of a shape.
 
     Args:
       texts: token ids of the texts of each name, n in all.
+      languages: their numbers, for an encoder that computes by them.
       first: the number in the batch of the first text of each name; by default as in a
         batch of one device.
 
     Returns:
       `{"parts": ({"ids", "mask", "query", "number"}, …), "place": {name: …}}`: arrays
       [texts, tokens] int32 of ids and mask, [texts] of whether a text is a query and
-      of its number in the batch; and the places of a name's texts in the parts, end to
-      end, [texts of the name] int32.
+      of its number in the batch, and maybe its "language"; and the places of a name's
+      texts in the parts, end to end, [texts of the name] int32.
     """
     rows = [row for own in texts.values() for row in own]
     sizes = [len(own) for own in texts.values()]
@@ -140,6 +142,10 @@ def cut(
         [first[name] + np.arange(len(own)) for name, own in texts.items()]
     ).astype(np.int32)
     is_query = np.repeat([name == query for name in texts], sizes)
+    facts = {"query": is_query, "number": number}
+    if languages is not None:
+        spoken = [one for name in texts for one in languages[name]]
+        facts["language"] = np.array(spoken, np.int32)
     lengths = np.array([len(row) for row in rows], np.int32)
     text = np.argsort(lengths, kind="stable")
     parts, start = [], 0
@@ -149,7 +155,7 @@ def cut(
         ids = np.full((count, tokens), pad_id, np.int32)
         ids[mask] = np.concatenate([np.asarray(rows[i], np.int32) for i in chosen])
         part = {"ids": ids, "mask": mask.astype(np.int32)}
-        parts.append(part | {"query": is_query[chosen], "number": number[chosen]})
+        parts.append(part | {name: of[chosen] for name, of in facts.items()})
         start += count
     place = np.argsort(text, kind="stable").astype(np.int32)
     ends = np.cumsum(sizes)[:-1]

@@ -14,7 +14,7 @@ import grain
 import numpy as np
 
 from lsrjax.data.batching import length_shapes
-from lsrjax.data.batching.drawing import Build, Drawn, rows_of
+from lsrjax.data.batching.drawing import Build, Drawn, languages_of, rows_of
 from lsrjax.data.batching.mixing import MixedOrder
 from lsrjax.data.batching.orders import DEAL, EXAMPLE, Order, dealt_batches
 
@@ -227,8 +227,11 @@ class Batches:
                         for name in own
                         for start, count in [counts[model, name]]
                     },
+                    languages=languages_of(of_row, encoded),
                 )
-                for row, own in zip(self._rows, texts[model], strict=True)
+                for row, own, of_row in zip(
+                    self._rows, texts[model], drawn, strict=True
+                )
             ]
             batch[model] = length_shapes.end_to_end(cuts)
         targets = [example.targets for d in drawn for example in d]

@@ -2,11 +2,13 @@
 
 import ast
 import hashlib
+import itertools
 import os
 import pathlib
 from typing import Any
 
 from lsrjax import paths
+from lsrjax.data.examples import ANY
 from lsrjax.data.reading import corpus, plain
 from lsrjax.data.reading.texts import QUERY_FIELDS, TEXT_FIELDS, PlainTexts
 from lsrjax.errors import InputError
@@ -19,6 +21,7 @@ class NumberedTexts:
     whose ids are the numbers of its lines from 0, none.
 
     Attributes:
+      languages: that the files are stated to be in; `*`: there is none.
       facts: JSON values that change with the texts: names, number and digest.
     """
 
@@ -38,6 +41,7 @@ class NumberedTexts:
         local = pathlib.Path(paths.local(files, field))
         self._lines: PlainTexts | None = None
         self._documents: corpus.Documents | None = None
+        self.languages: tuple[str, ...] = (ANY,)
         if plain.ending(local) == ".txt" and local.is_file():
             self._lines = PlainTexts(local)
             found = [local]
@@ -50,6 +54,7 @@ class NumberedTexts:
             fields = QUERY_FIELDS if role == "query" else TEXT_FIELDS
             read = corpus.Corpus(places, field, fields=fields)
             self._documents = _one_language(read, field)
+            self.languages = tuple(read.languages)
             found = corpus.paths(places, field)
         if not len(self):
             raise InputError(f"{field} {files} has no text.")
@@ -64,13 +69,23 @@ class NumberedTexts:
 
     def read(self, first: int, end: int) -> tuple[list[str], list[str]]:
         """Ids and texts of a range, possibly empty; InputError if one is broken."""
+        ids, texts, _ = self.stated(first, end)
+        return ids, texts
+
+    def stated(self, first: int, end: int) -> tuple[list[str], list[str], list[str]]:
+        """As `read`, with each text's language; `*` if it is not stated."""
         if self._lines is not None:
-            found = [*self._lines.read(first, end)]
+            found = [(key, text, ANY) for key, text in self._lines.read(first, end)]
         else:
             assert self._documents is not None
             items = map(self._documents.item, range(first, end))
-            found = [(key, next(iter(text.values()))) for key, text in items]
-        return [key for key, _ in found], [text for _, text in found]
+            found = [
+                (key, text, language)
+                for key, by_language in items
+                for language, text in itertools.islice(by_language.items(), 1)
+            ]
+        ids, texts, spoken = ([one[i] for one in found] for i in range(3))
+        return ids, texts, spoken
 
 
 def _places(files: str, field: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 from lsrjax.errors import InputError
 
+STATED = "stated"  # in place of a language: each text's own, as its data state it
 _MOST = 2**31 - 1  # array indices are int32
 # Field -> least and largest value, and the words for it.
 _WHOLE = {
@@ -159,16 +160,27 @@ class EncoderConfig:
             " one way to read a text. Leave it out."
         )
 
-    def with_language(self, language: str) -> Self:
-        """The config whose texts are in a language; some families compute by it.
+    def language_number(self, language: str) -> int:
+        """A language's place in those that the encoder knows, see `Texts.language`.
 
         Raises:
-          InputError: the family is none of them, or does not know the language.
+          InputError: the family computes the same for all, or does not know this one.
         """
         raise InputError(
             f"The language {language!r} is named, but a {self.family} encoder computes"
             " the same for all of them. Leave it out."
         )
+
+    def with_language(self, language: str) -> Self:
+        """The config whose texts are in a language; some families compute by it.
+
+        `STATED` leaves the config's own: each text comes with its number.
+
+        Raises:
+          InputError: as of `language_number`.
+        """
+        self.language_number(language)
+        return self
 
     @classmethod
     def fresh(cls, family: str, pad_token_id: int, positions: int, **sizes) -> Self:

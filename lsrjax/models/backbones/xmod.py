@@ -19,6 +19,7 @@ from lsrjax.distributed.sharding import Rule
 from lsrjax.errors import InputError
 from lsrjax.models.backbones import bert, encoder, names
 from lsrjax.models.backbones.backbone import Backbone
+from lsrjax.models.backbones.encoder_config import STATED
 from lsrjax.models.backbones.xlm_roberta_xl import XLMRobertaXLConfig
 from lsrjax.models.layers import DType, LayerNorm, dropout, gelu, linear
 
@@ -98,8 +99,8 @@ class XmodConfig(XLMRobertaXLConfig):
         """Multiplications of a token with the kernels of a layer."""
         return super().layer_products + 2 * self.hidden_size * self.adapter_size
 
-    def with_language(self, language: str) -> Self:
-        """The config with this `default_language`; "de" stands for "de_DE"."""
+    def language_number(self, language: str) -> int:
+        """The number of the language's adapters; "de" stands for "de_DE"."""
         found = [one for one in self.languages if one == language] or [
             one for one in self.languages if one.partition("_")[0] == language
         ]
@@ -108,7 +109,14 @@ class XmodConfig(XLMRobertaXLConfig):
                 f"The language {language!r} has no adapters, or several; there are"
                 f" those of {', '.join(self.languages)}. Name one of them."
             )
-        return dataclasses.replace(self, default_language=found[0])
+        return self.languages.index(found[0])
+
+    def with_language(self, language: str) -> Self:
+        """The config with this `default_language`."""
+        if language == STATED:
+            return self
+        known = self.languages[self.language_number(language)]
+        return dataclasses.replace(self, default_language=known)
 
     @classmethod
     def defaults(cls, family: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,8 +227,8 @@ class XmodEncoder(bert.BertEncoder):
             raise InputError(
                 "This encoder has adapters for each language, and it is not said which"
                 " one the texts are in. Name it in config.model.language, in --language"
-                " of encode, or as default_language in its config.json; there are"
-                f" {', '.join(self.config.languages)}."
+                " of encode or evaluate, or as default_language in its config.json;"
+                f" there are {', '.join(self.config.languages)}."
             )
         return super().run(hidden_TD, batch)
 

@@ -31,6 +31,11 @@ class Beir:
         languages: tuple[str, ...] = option(
             ("all",), "of the queries: the name of their results"
         )
+        document_language: str = option(
+            "",
+            "of the documents, which a model needs that encodes each text in its own;"
+            " empty: that of a path with {language}",
+        )
         own_ids: bool = option(
             False, "a document with the id of the query is no hit, as on BEIR itself"
         )
@@ -74,6 +79,8 @@ class Beir:
             metrics=given.metrics,
             data=folder.facts() | {"split": given.split},
             own_ids=given.own_ids,
+            document_language=given.document_language
+            or language * ("{language}" in given.path),
         )
 
 
@@ -117,6 +124,7 @@ class BeirHub:
             data={"texts": texts.facts(), "qrels": judged.facts(), "split": split},
             # As in the package beir; the queries of ArguAna are documents.
             own_ids=True,
+            document_language="en",
         )
 
 
@@ -174,4 +182,5 @@ class NanoBeir:
             judged,
             metrics=("nDCG@10", "RR@10", "R@100"),
             data=data.facts() | {"split": split},
+            document_language=language,
         )

@@ -81,6 +81,8 @@ class Clef:
             repository.judgements_in(qrels),
             metrics=("AP", "nDCG@10", "R@100"),
             data=folder.facts(),
+            query_language=asked,
+            document_language=language,
         )
 
 

@@ -74,7 +74,7 @@ def languages_of(groups: Sequence[Group]) -> list[str]:
 
 def cross_lingual(groups: Sequence[Group], languages: Sequence[str]) -> Task:
     """Queries in every language against the English documents."""
-    corpus = [group.positives[0][ENGLISH] for group in groups]
+    corpus = [(ENGLISH, group.positives[0][ENGLISH]) for group in groups]
     return _task(groups, languages, corpus)
 
 
@@ -88,21 +88,27 @@ def multilingual(groups: Sequence[Group], languages: Sequence[str], seed: int) -
     for group in groups:
         texts = group.positives[0]
         own = [language for language in languages if language in texts]
-        corpus.append(texts[own[rng.integers(len(own))]])
+        language = own[rng.integers(len(own))]
+        corpus.append((language, texts[language]))
     return _task(groups, languages, corpus)
 
 
 def _task(groups, languages, texts) -> Task:
-    """Queries of all groups over their documents; equal texts are one document."""
+    """Queries of all groups over their documents; equal texts are one document.
+
+    `texts` are the languages and wordings of the groups' documents.
+    """
     corpus: dict[str, int] = {}
     ids: dict[str, str] = {}
-    for group, text in zip(groups, texts, strict=True):
+    spoken: dict[str, str] = {}
+    for group, (language, text) in zip(groups, texts, strict=True):
         corpus.setdefault(text, len(corpus))
         ids.setdefault(text, group.id)
+        spoken.setdefault(text, language)
     asked = [
         (f"{group.id}/{language}", group.query[language], language, corpus[text])
         for language in languages
-        for group, text in zip(groups, texts, strict=True)
+        for group, (_, text) in zip(groups, texts, strict=True)
         if language in group.query
     ]
     keys, wordings, of, relevant = zip(*asked, strict=True)
@@ -113,4 +119,5 @@ def _task(groups, languages, texts) -> Task:
         relevant,
         query_ids=keys,
         document_ids=[*ids.values()],
+        document_language=[*spoken.values()],
     )

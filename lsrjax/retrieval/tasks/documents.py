@@ -45,6 +45,10 @@ class Texts(Sequence[str]):
         number, offset = divmod(place, 1 << _OFFSET_BITS)
         return self._files[number].read(offset)
 
+    def file(self, chosen: int) -> int:
+        """The number of a text's file."""
+        return int(self._places[chosen]) >> _OFFSET_BITS
+
     def where(self, chosen: int) -> str:
         """The file of a text and its place in it."""
         number, offset = divmod(int(self._places[chosen]), 1 << _OFFSET_BITS)

@@ -62,6 +62,7 @@ class Hub:
             judged,
             metrics=given.metrics,
             data=data.facts() | {"split": given.split},
+            document_language=language,
         )
 
 

@@ -49,6 +49,7 @@ class IrDatasets:
             for row in data.qrels_iter():
                 judged.setdefault(row.query_id, {})[row.doc_id] = row.relevance
             language = data.queries_lang() or "all"
+            of_documents = data.docs_lang() or ""
             asked = [
                 (row.query_id, _wording(row, given.field), language)
                 for row in data.queries_iter()
@@ -68,6 +69,7 @@ class IrDatasets:
             judged,
             metrics=given.metrics,
             data={"source": f"ir_datasets:{name}", "version": _version()},
+            document_language=of_documents,
         )
 
 

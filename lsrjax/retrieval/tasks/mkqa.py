@@ -85,6 +85,7 @@ class Mkqa:
                 "queries": len(keys),
             },
             judge=lambda query, text: int(_holds_one(words(text), answers[query])),
+            document_language="en",
         )
 
 

@@ -63,4 +63,5 @@ class Mldr:
             judged,
             metrics=("nDCG@10", "R@100"),
             data=data.facts() | {"split": given.split},
+            document_language=language,
         )

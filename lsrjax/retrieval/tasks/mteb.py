@@ -86,6 +86,7 @@ def _converted(task: Any, name: str, subset: str, split: str, data: Any) -> Task
             "split": split,
         },
         own_ids=task.ignore_identical_ids,
+        document_language=subset,
     )
 
 

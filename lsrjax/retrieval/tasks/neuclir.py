@@ -172,7 +172,14 @@ class Hc4:
 def _load(name, given, folder, topics, qrels, layout) -> Task:
     language = parts.the_only(given.languages, "languages")
     collection = Repository(given.corpus, "task.corpus")
-    corpus = documents.in_files(_files(collection, language, *layout))
+    files = [
+        (one, path)
+        for one in (LANGUAGES.values() if language == _MLIR else [language])
+        for path in _files(collection, one, *layout)
+    ]
+    corpus = documents.in_files([path for _, path in files])
+    texts = corpus.texts
+    assert isinstance(texts, documents.Texts)  # of files
     asked = _queries(topics, language, given.query, given.fields)
     return judged_task(
         name,
@@ -181,4 +188,6 @@ def _load(name, given, folder, topics, qrels, layout) -> Task:
         repository.judgements_in(qrels),
         metrics=("nDCG@20", "AP", "R@1000", "R@100"),
         data={"topics": folder.facts(), "corpus": collection.facts()},
+        query_language="en" if given.query == "english" else language,
+        document_language=[files[texts.file(i)][0] for i in range(len(texts))],
     )

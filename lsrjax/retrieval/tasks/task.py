@@ -34,6 +34,8 @@ class Task:
       judge: the grade of a document's text for a query by its position, of tasks whose
         `relevant` is empty: only documents that are found are judged.
       apart: languages that are reported, but not part of the mean over languages.
+      query_language: that all queries are in; empty: the `languages` of each.
+      document_language: that all documents are in, or of each [N]; empty: not stated.
     """
 
     queries: Sequence[str]
@@ -48,6 +50,19 @@ class Task:
     own_ids: bool = False
     judge: Callable[[int, str], int] | None = None
     apart: Sequence[str] = ()
+    query_language: str = ""
+    document_language: str | Sequence[str] = ""
+
+    @property
+    def spoken(self) -> Sequence[str]:
+        """The language of each query's text [Q]."""
+        own = self.query_language
+        return [own] * len(self.queries) if own else self.languages
+
+    def spoken_at(self, places: Sequence[int]) -> list[str]:
+        """The languages of documents by position; empty or `*` if not stated."""
+        own = self.document_language
+        return [own if isinstance(own, str) else own[place] for place in places]
 
     def judged(self, hits: np.ndarray) -> Sequence[measures.Relevant]:
         """The relevant documents of each query, among `hits` [Q, depth] if need be."""

@@ -52,6 +52,7 @@ class Miracl:
             repository.judgements_in(qrels, last_counts=True),
             metrics=("nDCG@10", "R@100"),
             data=_facts(asked, passages, given.split),
+            document_language=language,
         )
 
 
@@ -112,6 +113,7 @@ class MrTydi:
             repository.judgements_in(qrels),
             metrics=("RR@100", "R@100", "nDCG@10"),
             data=_facts(asked, passages, given.split),
+            document_language=language,
         )
 
 

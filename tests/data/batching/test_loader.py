@@ -718,6 +718,39 @@ def test_a_teacher_of_groups_reads_them_in_english(field, english, apart):
                 assert theirs[1:] == ours[1:][: len(theirs) - 1]
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_each_text_may_have_the_number_of_its_language(field, english, apart):
+    """However it is cut, and over devices; a teacher's texts have none."""
+    teacher = Reader(field, field)
+    build = group_batches(field, roles_apart=apart, teacher=teacher)
+    stated = dataclasses.replace(build, language_number=LANGUAGES.index)
+    options = {"devices": 2, "parts": 3, "multiple": 1}
+    batches = batches_of(groups(40), stated, 8, **options)
+    plain = batches_of(groups(40), build, 8, **options)
+    seen = collections.Counter()
+    for i in range(3):
+        batch = batches[i]
+        for model in ("student", "queries") if apart else ("student",):
+            for part in batch[model]["parts"]:
+                for ids, number in zip(part["ids"], part.pop("language"), strict=True):
+                    assert words(english, ids)[0] == LANGUAGES[number]
+                    seen[number] += 1
+        assert_same(batch, plain[i])
+    assert len(seen) == len(LANGUAGES)
+
+
+def test_the_two_texts_of_a_pair_have_their_languages(field):
+    pairs = [Pair("0", "kernel", " ".join(WORDS), "de"), Pair("1", "font", "a", ANY)]
+    build = PairBatches(field, field, LANGUAGES.index)
+    batch = batches_of(pairs[:1], build, batch_size=2)[0]
+    (part,) = batch["student"]["parts"]
+    spoken = part["language"][np.concatenate([*batch["student"]["place"].values()])]
+    assert spoken.tolist() == [1, 1, 0, 0]
+    assert all("language" not in part for part in batch["teacher"]["parts"])
+    with pytest.raises(InputError, match="language of a translation is not stated"):
+        batches_of(pairs[1:], build, batch_size=2)[0]
+
+
 def test_shapes_of_two_models_are_chosen_together(field, english):
     """Where the teacher has fewer shapes than the student, its last one stands in."""
     teacher = TextField(english, 4)

@@ -1,7 +1,10 @@
 """XLM-R XL and X-MOD against PyTorch transformers."""
 
 import dataclasses
+import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -9,8 +12,14 @@ import transformers
 from flax import nnx
 from programs import parity, tiny
 
+from lsrjax.data.batching import length_shapes
+from lsrjax.data.tokenization import pad
 from lsrjax.errors import InputError
+from lsrjax.models import retriever
+from lsrjax.models.backbones.encoder_config import STATED
 from lsrjax.models.backbones.table import backbone, read_config
+from lsrjax.models.batch import apply_batch
+from lsrjax.models.retriever import RetrieverSpec
 
 LANGUAGES = ["en_XX", "de_DE", "sw_KE"]
 SIZES = {
@@ -106,6 +115,57 @@ def test_a_config_comes_back(variant):
     assert changed <= {"architectures", "dtype", "_attn_implementation"}
 
 
+def test_a_batch_of_several_languages_is_its_texts_one_by_one():
+    """Vectors and gradients, cut into parts and encoded in chunks."""
+    spec = RetrieverSpec("splade", tiny.encoder("xmod"))
+    graphdef, abstract = retriever.split(spec)
+    rng = np.random.default_rng(5)
+    params = jax.tree.map(
+        lambda leaf: rng.normal(0, 0.5, leaf.shape).astype(np.float32), abstract
+    )
+    rows = [rng.integers(2, 23, n).tolist() for n in (3, 9, 5, 1, 9, 7, 2, 4)]
+    languages = [0, 2, 2, 1, 0, 1, 2, 0]
+    shape = length_shapes.Shape(((5, 6), (3, 9)))
+    texts = length_shapes.cut(
+        {"query": rows[:3], "document": rows[3:]},
+        *(shape, 1),
+        languages={"query": languages[:3], "document": languages[3:]},
+    )
+    weights_BV = rng.normal(0, 1, (8, 23)).astype(np.float32)
+
+    def together(params):
+        views = apply_batch(graphdef, params, texts, chunk=3)
+        found = [views[name]["terms"].weights_BV for name in ("query", "document")]
+        vectors_BV = jnp.concatenate(found)
+        return (vectors_BV * weights_BV).sum(), vectors_BV
+
+    padded = pad(rows, 1, 9, ())
+
+    def in_one(params, language):
+        name = spec.encoder.languages[language]
+        one = spec.replaced(encoder=spec.encoder.with_language(name))
+        views = retriever.apply(retriever.split(one)[0], params, padded)
+        own_B1 = np.equal(languages, language)[:, None]
+        vectors_BV = jnp.where(own_B1, views["terms"].weights_BV, 0)
+        return (vectors_BV * weights_BV).sum(), vectors_BV
+
+    def of(function):
+        step = jax.jit(jax.value_and_grad(function, has_aux=True))
+        (_, vectors_BV), grads = step(params)
+        return vectors_BV, grads
+
+    found, grads = of(together)
+    each = [of(functools.partial(in_one, language=one)) for one in range(3)]
+    wanted, wanted_grads = jax.tree.map(lambda *one: sum(one), *each)
+    assert (wanted > 0).any(axis=1).all()
+    np.testing.assert_allclose(found, wanted, atol=2e-6, rtol=2e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5),
+        grads,
+        wanted_grads,
+    )
+
+
 def test_without_a_language_nothing_is_guessed():
     config = read_config(reference("xmod-base").config.to_dict())
     config = dataclasses.replace(config, default_language="")
@@ -122,8 +182,11 @@ def test_a_language_is_named_by_its_code_or_the_beginning_of_it():
     for name in ("zh", "fr", "DE"):
         with pytest.raises(InputError, match=f"'{name}' has no adapters, or several"):
             config.with_language(name)
-    with pytest.raises(InputError, match="'de' is named, but a bert encoder"):
-        tiny.encoder("bert").with_language("de")
+    assert config.language_number("sw") == 2
+    assert config.with_language(STATED) == config
+    for name in ("de", STATED):
+        with pytest.raises(InputError, match=f"'{name}' is named, but a bert encoder"):
+            tiny.encoder("bert").with_language(name)
 
 
 @pytest.mark.parametrize(

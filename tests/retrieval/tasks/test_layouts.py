@@ -8,6 +8,7 @@ import pytest
 from programs.layouts import jsonl, lines, parquet, texts
 
 from lsrjax import options
+from lsrjax.data.debian_texts import embedded
 from lsrjax.errors import InputError
 from lsrjax.retrieval.tasks.table import TASKS, loaded
 
@@ -68,6 +69,10 @@ def test_folders_by_language(tmp_path):
     path = str(tmp_path / "{language}")
     found = tasks("beir", path=path, languages=["de", "ja"])
     assert [task.name for task in found] == ["beir/de", "beir/ja"]
+    assert [task.spoken_at([0]) for task in found] == [["de"], ["ja"]]
+    own = {"path": str(tmp_path / "de"), "languages": ["de"]}
+    assert one("beir", **own).spoken_at([0]) == [""]  # not stated
+    assert one("beir", document_language="en", **own).spoken_at([0]) == ["en"]
     with pytest.raises(InputError, match="path has no"):
         tasks("beir", path=str(tmp_path / "de"), languages=["de", "ja"])
 
@@ -365,9 +370,15 @@ def test_neuclir_by_language_and_all_at_once(tmp_path, year):
     assert len(together.corpus) == 12 and len(judged(together)["1"]) == 9
     assert set(together.languages) == {"mlir"} and persian.languages == ["fa", "fa"]
     assert persian.queries[0] == "T eng about original"
+    assert persian.spoken == ["en", "en"] and set(persian.spoken_at(range(4))) == {"fa"}
+    three = dict.fromkeys(text[:3] for text in together.corpus)
+    of_three = dict(zip(three, ("fa", "ru", "zh"), strict=True))
+    wanted = [of_three[text[:3]] for text in together.corpus]
+    assert together.spoken_at(range(12)) == wanted
     assert persian.metrics[0] == "nDCG@20"
     where |= {"languages": ["fa"], "fields": ["topic_title"]}
-    assert one("neuclir", query="human", **where).queries[0] == "H fas"
+    human = one("neuclir", query="human", **where)
+    assert human.queries[0] == "H fas" and human.spoken[0] == "fa"
     assert one("neuclir", query="machine", **where).queries[0] == "M fas"
     where["languages"] = ["ru"]
     with pytest.raises(InputError, match="the query '1' has no text"):
@@ -410,6 +421,7 @@ def test_clef(tmp_path):
     assert list(task.corpus) == ["Otsikko kissa & koira", "muu"]
     assert task.queries == ["Cats About cats.", "Dogs Of dogs."]
     assert judged(task)["C041"] == {"AA-1": 1, "AA-2": 0} and task.name == "clef/en-fi"
+    assert task.spoken == ["en", "en"] and task.spoken_at([0]) == ["fi"]
 
 
 def test_the_embedded_texts():
@@ -422,6 +434,12 @@ def test_the_embedded_texts():
     (some,) = tasks("debian", languages=["ja", "ko"])
     assert set(some.languages) == {"ja", "ko"}
     assert list(some.corpus) == list(english.corpus)
+    assert set(english.document_language) == {"en"}
+    groups = {group.id: group for group in embedded.examples("group", "test")}
+    for key, text, language in zip(
+        mixed.document_ids, mixed.corpus, mixed.document_language, strict=True
+    ):
+        assert groups[key].positives[0][language] == text
 
 
 def test_ir_datasets(tmp_path, monkeypatch):
