@@ -41,6 +41,7 @@ TEXTS = [
 CASES = {
     "splade": {"head": "splade", "tied": True},
     "splade of sums": {"head": "splade", "tied": False, "pooling": "sum"},
+    "splade of first tokens": {"head": "splade", "tied": True, "pooling": "cls"},
     "log1p twice": {"head": "splade", "tied": True, "activation": "log1p_relu"},
     "log1p twice of sums": {
         "head": "splade",

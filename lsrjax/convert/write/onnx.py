@@ -132,6 +132,9 @@ def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
     if spec.head == "splade":
         summed = spec.options.pooling == "sum"
         twice = spec.options.activation == "log1p_relu"
+        if spec.options.pooling == "cls":
+            x_BLD = graph.add("Gather", x_BLD, first, axis=1)
+            mask_BL = graph.add("Gather", mask_BL, first, axis=1)
 
     def of_text(x_LD: str, mask_L: str) -> str:
         logits_LV = graph.add("Gemm", x_LD, words_VD, bias_V, transB=1)
