@@ -1085,6 +1085,10 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
             )
         ),
         (
+            kl(data__format=entry("triplet", negatives="none")),
+            "format is 'triplet', whose rows lack negatives",
+        ),
+        (
             sets(
                 infonce(data__negatives="margin_bins", data__group_size=3),
                 a=in_files(format="tevatron"),

@@ -126,6 +126,18 @@ class Graded(Options):
 
 
 @dataclasses.dataclass(frozen=True)
+class TripletOptions(Scored):
+    """Of anchors, positives and maybe negatives."""
+
+    negatives: str = option(
+        "any",
+        "of the rows that are read: any | some (only rows whose first negative is not"
+        " null) | none (only the others)",
+        choices=("any", "some", "none"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class LabelledOptions(Graded):
     """Of labelled pairs of sentences."""
 
