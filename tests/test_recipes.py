@@ -14,6 +14,8 @@ from lsrjax.config.fields import set_field
 from lsrjax.data.batching import mixing
 from lsrjax.data.batching.mixing import open_sets
 from lsrjax.data.reading.files import subsets
+from lsrjax.models.adapters import ADAPTERS
+from lsrjax.models.heads import HEADS
 from lsrjax.training import optimizer, run
 
 RECIPES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -58,6 +60,13 @@ def test_a_recipe_is_valid_and_short(path):
     several_stages = ("demo", "heads", "negatives", "techniques")
     if path.stem not in several_stages:
         assert len(path.read_text().splitlines()) < 60
+
+
+def test_every_head_and_adapter_is_compared():
+    (path,) = (path for path in RECIPES if path.stem == "heads")
+    stages = config_of(path).stages.values()
+    assert {one.model.head.name for one in stages} == set(HEADS)
+    assert {name for one in stages for name in one.adapt} == set(ADAPTERS)
 
 
 MILCO = [path for path in RECIPES if path.stem in ("align", "distill")]

@@ -84,7 +84,10 @@ class MLMHead(nnx.Module):
         if self.pooling == "cls":
             first = tuple(mask_BL[:, :1] for mask_BL in texts.mask)
             states = [x_BLD[:, :1] for x_BLD in texts.split(hidden_TD)]
-            hidden_TD, texts = texts.join(states), dataclasses.replace(texts, mask=first)
+            hidden_TD, texts = (
+                texts.join(states),
+                dataclasses.replace(texts, mask=first),
+            )
         mask = texts.mask
         if self.begins >= 0:
             # A state counts if there is a token behind it.

@@ -18,7 +18,6 @@ from lsrjax.retrieval.mine_negatives import Find, by_bm25, mine
 from lsrjax.retrieval.rank import Searcher
 from lsrjax.retrieval.search import Several
 
-
 # A model, or how BM25 splits texts into terms.
 Scorer = Searcher | PairScorer | Callable[[str], list[str]]
 

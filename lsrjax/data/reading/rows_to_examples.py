@@ -431,8 +431,8 @@ def triplet_fields(names, options: TripletOptions):
     label = next((name for name in _LABEL if name in names), None)
     if options.negatives != "any" and not negatives:
         raise InputError(
-            f"the format triplet's option negatives is {options.negatives!r}, but the data has no"
-            f" column of negatives: {', '.join(names)}. Leave it at 'any'."
+            f"the format triplet's option negatives is {options.negatives!r}, but the"
+            f" data has no column of negatives: {', '.join(names)}. Leave it at 'any'."
         )
     if label and not negatives:
         return None  # a labelled pair
