@@ -10,7 +10,7 @@ from lsrjax.data.examples import Group, Items, Text
 from lsrjax.data.reading.bad_records import BadRecord
 from lsrjax.data.reading.format_options import averaged
 from lsrjax.retrieval import maxsim
-from lsrjax.retrieval.bm25 import BM25, TERMS
+from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.cross_encoder import PairScorer
 from lsrjax.retrieval.encode_texts import joined
 from lsrjax.retrieval.maxsim import TokenMatrix
@@ -18,8 +18,15 @@ from lsrjax.retrieval.mine_negatives import Find, by_bm25, mine
 from lsrjax.retrieval.rank import Searcher
 from lsrjax.retrieval.search import Several
 
-# A model, or how BM25 splits texts into terms.
-Scorer = Searcher | PairScorer | Callable[[str], list[str]]
+
+@dataclasses.dataclass(frozen=True)
+class Lexical:
+    """BM25 as a teacher; `terms` splits texts, see `bm25.TERMS`."""
+
+    terms: Callable[[str], list[str]]
+
+
+Scorer = Searcher | PairScorer | Lexical
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,8 +171,8 @@ def _of_places(
         members = teacher.members
         each = [_of_places(one, queries, texts, places_QK) for one in members]
         return teacher.averaged(each)
-    if teacher in TERMS.values():
-        index = BM25(texts, terms=teacher)
+    if isinstance(teacher, Lexical):
+        index = BM25(texts, terms=teacher.terms)
         return _scores(index.queries(queries), index.documents, places_QK)
     # Only a few documents of a large corpus may have been drawn.
     used, numbered = np.unique(places_QK, return_inverse=True)

@@ -162,7 +162,7 @@ class Prepared:
     source: Any
     bad: BadRecords
     teacher: saved_model.SavedModel | None
-    beside: Sequence[saved_model.SavedModel | Callable[[str], list[str]]]
+    beside: Sequence[saved_model.SavedModel | teacher_scores.Lexical]
     corpus: Any
     positives: np.ndarray
 
@@ -260,9 +260,9 @@ class Prepared:
         if not own and normal == "none":
             return first
         others = [
-            _scorer(one, config, poll)
-            if isinstance(one, saved_model.SavedModel)
-            else one
+            one
+            if isinstance(one, teacher_scores.Lexical)
+            else _scorer(one, config, poll)
             for one in self.beside
         ]
         weights = [1.0, *own.values()]

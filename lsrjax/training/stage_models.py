@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
 
 import jax
 
@@ -14,6 +13,7 @@ from lsrjax.errors import InputError
 from lsrjax.initial import build_student, term_statistics
 from lsrjax.losses import regularizers
 from lsrjax.retrieval.bm25 import TERMS
+from lsrjax.retrieval.teacher_scores import Lexical
 from lsrjax.training.batch_contents import Contents
 
 
@@ -72,10 +72,10 @@ def open_teacher(
 
 def open_beside(
     config, workdir: pathlib.Path, mesh: jax.sharding.Mesh
-) -> list[saved_model.SavedModel | Callable[[str], list[str]]]:
-    """What scores beside the teacher (`teacher.beside`), in order; see `Scorer`."""
+) -> list[saved_model.SavedModel | Lexical]:
+    """What scores beside the teacher (`teacher.beside`), in order."""
     return [
-        TERMS[name]
+        Lexical(TERMS[name])
         if name in TERMS
         else placed(
             config, open_model.open_model(name, workdir, cross_encoder=True), mesh

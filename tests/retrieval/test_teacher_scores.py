@@ -9,7 +9,13 @@ from scipy import sparse
 from lsrjax.data.examples import Group, InMemory
 from lsrjax.errors import InputError
 from lsrjax.retrieval.bm25 import BM25, words_and_ngrams
-from lsrjax.retrieval.teacher_scores import Ensemble, corpus_of, prepare, score
+from lsrjax.retrieval.teacher_scores import (
+    Ensemble,
+    Lexical,
+    corpus_of,
+    prepare,
+    score,
+)
 
 MINED = types.SimpleNamespace(depth=10, count=2)
 WORDS = "free software reads old books and paints red houses".split()
@@ -91,7 +97,10 @@ def test_scores_are_the_teachers_dot_products(source):
 
 @pytest.mark.parametrize("normalization", ["none", "zscore", "minmax"])
 def test_an_ensemble_averages_its_normalized_scores(source, normalization):
-    members, weights = [Teacher(), words_and_ngrams, Teacher()], [1.0, 0.5, 2.0]
+    members, weights = (
+        [Teacher(), Lexical(words_and_ngrams), Teacher()],
+        [1.0, 0.5, 2.0],
+    )
     teacher = Ensemble(members, weights, normalization)
     both = corpus_of(source)
     found = prepare(source, *both, mined=None, teacher=teacher, seed=0)["scores"]
