@@ -6,9 +6,10 @@ On the embedded Debian descriptions, trains an English SPLADE and from it a mult
 encoder (`align`, as the demo's, without its tables). Each head then learns on that
 encoder from 200 batches of titles in 13 languages with English descriptions, by InfoNCE
 over the batch.
-Two start differently: SPLADE, whose head is tied to its word embeddings, as a bag of
-the text's own words, and CSR from the dense model, as intended by its authors. The
-tables compare them with BM25.
+Some start differently: SPLADE and the heads with its terms, which are tied to its word
+embeddings, as a bag of the text's own words, and CSR from the dense model, as intended
+by its authors. Of `dense`, low-rank factors or prompt vectors alone are trained as
+well. The tables compare them with BM25.
 """
 
 from ml_collections import ConfigDict
@@ -25,9 +26,14 @@ def get_config() -> ConfigDict:
         "splade": splade(),
         "inference_free": inference_free(),
         "token_weights": student("token_weights"),
+        "deepimpact": deepimpact(),
         "dense": dense("dense"),
+        "lora": adapted(lora={"rank": 16}),
+        "prompt": adapted(prompt={"queries": 8, "documents": 8}),
         "csr": csr(),
         "colbert": colbert("colbert"),
+        "hybrid": hybrid(),
+        "aggretriever": aggretriever(),
         "m3": m3(),
         "milco": milco(),
     }
@@ -96,13 +102,18 @@ def with_flops(c: ConfigDict) -> ConfigDict:
     return c
 
 
-def splade() -> ConfigDict:
-    """SPLADE over the multilingual vocabulary."""
-    c = with_flops(student("splade"))
+def own_words(head: str) -> ConfigDict:
+    """A head that starts as a bag of the text's own words."""
+    c = student(head)
     c.init.encoder = ""
     c.tokenizer = "embedded:multilingual"
     c.init.lexical = True
     return c
+
+
+def splade() -> ConfigDict:
+    """SPLADE over the multilingual vocabulary."""
+    return with_flops(own_words("splade"))
 
 
 def inference_free() -> ConfigDict:
@@ -114,11 +125,41 @@ def inference_free() -> ConfigDict:
     return c
 
 
+def deepimpact() -> ConfigDict:
+    """Weights of a document's tokens; queries are bags of words."""
+    c = student("token_weights")
+    c.model.head.queries = "words"
+    return c
+
+
 def dense(head: str) -> ConfigDict:
     """The mean of the tokens' states."""
     c = student(head)
     c.model.head.pooling = "mean"
     c.loss = {"infonce": {"temperature": 0.05}}
+    return c
+
+
+def adapted(**adapters) -> ConfigDict:
+    """The dense model, of which only what adapters add is trained."""
+    c = dense("dense")
+    c.adapt = adapters
+    c.optim.lr *= 10
+    return c
+
+
+def hybrid() -> ConfigDict:
+    """A dense embedding, scaled to length 1, and SPLADE's terms."""
+    c = with_flops(own_words("hybrid"))
+    c.model.head.embedding_pooling = "mean"
+    c.model.head.view_weights = (5.0, 1.0)
+    return c
+
+
+def aggretriever() -> ConfigDict:
+    """SPLADE's vocabulary pooled into 256 numbers, beside 64 of the first token."""
+    c = own_words("aggretriever")
+    c.model.head.semantic_size, c.model.head.lexical_size = 64, 256
     return c
 
 

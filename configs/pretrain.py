@@ -2,11 +2,11 @@
 
     python -m lsrjax.main --config configs/pretrain.py[:VARIANT]
 
-A SPLADE learns to predict masked tokens (`mlm`) and with them the text's bag of words
-(`bag_of_words`, Ma et al. 2024); to find one part of a text by another (`crops`:
-Contriever, Izacard et al. 2022; `cloze`: Lee et al. 2019; `title`); or, without a
-variant, tokens and parts in one pass over masked crops, as coCondenser (Gao and Callan
-2022), with the second predictor of Condenser (2021; `condenser`: without the crops).
+A SPLADE learns to predict masked tokens (`mlm`) and the text's bag of words with them
+(`bag_of_words`: Xiao et al. 2023; of [CLS], --config.model.head.pooling=cls: Ma et al.
+2024); to find one part of a text by another (`crops`: Contriever, Izacard et al. 2022;
+`cloze`: Lee et al. 2019; `title`); or, without a variant, tokens and parts in one pass
+over masked crops, as coCondenser (Gao and Callan 2022) with Condenser (`condenser`).
 Texts and model come from the Hugging Face hub; `--dry_run` shows the memory of a step.
 What follows starts from it by `--config.init.encoder=runs/pretrain/train`, or as
 the next stage of one run by `init.encoder = "stage:pretrain"`. On the embedded data,

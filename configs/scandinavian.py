@@ -2,20 +2,20 @@
 
     python -m lsrjax.main --config configs/scandinavian.py[:FORM]
 
-A batch is from one data set of the hub, and they take turns, so that none is forgotten.
-NLI's rows have hard negatives; most of DDSC's, which needs a login, have none. The mean
+Batches are from one data set of the hub in turn. NLI's rows have hard negatives, and
+those of DDSC (which needs a login) that have one are a set of their own. The mean
 nDCG@10 of NanoBEIR (dev.task.dataset_id names translations) picks the best checkpoint.
-Terms are the next token's, as NorBERT4 was trained, without the cap of the hub's code,
-with which no weight would be 0. On the embedded data:
+Terms are the next token's, uncapped, so that weights can be 0. On the embedded data:
 
     --config.init.encoder='' --config.tokenizer=embedded:multilingual
-    --config.model.dtype=float32 --config.log.trackers='{}' --config.dev.task=''
+    --config.model.dtype=float32 --config.log.trackers='{}' --config.dev.source=debian
     --config.data.sets.nli.source=debian --config.data.sets.nli.group_size=0
     --config.data.sets.qa.source=debian --config.data.sets.qa.format=auto
-    --config.data.sets.ddsc.source=debian --config.dev.source=debian
-    --config.data.query_length=24 --config.data.document_length=64
-    --config.batch_size=64 --config.steps=200 --config.epochs=0 --config.optim.lr=1e-3
-    --config.dev.every=0 --config.dev.over=queries
+    --config.data.sets.ddsc.source=debian --config.data.sets.ddsc.format=auto
+    --config.data.sets.hard.source=debian --config.data.sets.hard.format=auto
+    --config.data.sets.hard.group_size=0 --config.batch_size=64 --config.optim.lr=1e-3
+    --config.data.query_length=24 --config.data.document_length=64 --config.dev.task=''
+    --config.steps=200 --config.epochs=0 --config.dev.every=0 --config.dev.over=queries
 
 and, of all forms but csr:
 
@@ -35,11 +35,14 @@ def get_config(form: str = "splade") -> ConfigDict:
     c.init.encoder, c.model.dtype = "ltg/norbert4-base", "bfloat16"
     qa = {"alexandrainst/scandi-qa": ["no", "da", "sv"]}
     hub = {"nli": "Fremtind/all-nli-norwegian", "qa": qa}
-    hub["ddsc"] = "DDSC/nordic-embedding-training-data"
+    hub["ddsc"] = hub["hard"] = "DDSC/nordic-embedding-training-data"
     sets = {k: data_set(source=entry("datasets", dataset=v)) for k, v in hub.items()}
-    sets["nli"].group_size = 2
+    sets["nli"].group_size = sets["hard"].group_size = 2
     sets["qa"].format = entry("milco", query="question", pos="context")
-    c.data.sets, c.data.mixer, c.data.batches_from = sets, "round_robin", "one"
+    for name, which in (("ddsc", "none"), ("hard", "some")):
+        sets[name].format = entry("triplet", negatives=which)
+    c.data.sets, c.data.batches_from = sets, "one"
+    c.data.mixer = entry("weights", weights={"ddsc": 0.6, "hard": 0.4})
     c.data.query_length = c.data.document_length = 256
     if form == "csr":
         c.model.head = entry("csr", pooling="mean")
@@ -48,12 +51,9 @@ def get_config(form: str = "splade") -> ConfigDict:
         c.model.head = entry("splade", logits="shifted", queries=queries)
         c.loss, c.regularizer = {"infonce": {}}, entry("flops", document=3e-3)
         c.regularizer.schedule = entry("quadratic", steps=33_000)
-    if form == "splade":
-        c.regularizer.query = 5e-4
+        c.regularizer.query = 5e-4 if form == "splade" else 0.0
     if form == "inference_free":
-        c.init.idf_queries = True
-        c.optim.groups = {"^head/static$": {"lr": 1e-3}}
-    c.batch_size, c.epochs, c.optim.lr = 16, 1.0, 2e-5
+        c.init.idf_queries, c.optim.groups = True, {"^head/static$": {"lr": 1e-3}}
+    c.batch_size, c.epochs, c.optim.lr, c.log.trackers = 16, 1.0, 2e-5, "mlflow"
     c.dev.task, c.dev.over, c.dev.every = "nanobeir", "mean", 1_000
-    c.log.trackers = "mlflow"
     return c

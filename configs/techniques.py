@@ -12,6 +12,8 @@ about as many CPU minutes as the others. The tables compare all of them on dev.
 - `batches`: which texts are in a batch.
 - `pretraining`: what the encoder starts from: the teacher's layers with the words of
   the tokens' translations (`words`, as the demo), nothing, or plain texts.
+- `alignment`: the first stage's raw logits below zero: as they are, or 0 as in the
+  reference (of every text, or of those that are padded).
 - `optimizers`: of InfoNCE's stage, and low-rank adapters of the encoder's layers.
 """
 
@@ -37,6 +39,7 @@ def get_config(variant: str = "objectives") -> ConfigDict:
         "negatives": negatives,
         "batches": batches,
         "pretraining": pretraining,
+        "alignment": alignment,
         "optimizers": optimizers,
     }
     chosen = fields.variant(variants, variant)
@@ -156,6 +159,19 @@ def pretraining(last: ConfigDict, align: ConfigDict) -> dict[str, ConfigDict]:
         stages[f"{name}_align"].init = start
         stages[name] = copy(last)
         stages[name].init.model = f"stage:{name}_align"
+    return stages
+
+
+def alignment(last: ConfigDict, align: ConfigDict) -> dict[str, ConfigDict]:
+    """A last stage after each alignment."""
+    stages = {"kept": copy(last)}
+    for name in ("zero", "padded"):
+        stages[f"{name}_align"], stages[name] = first, after = copy(align), copy(last)
+        if name == "zero":
+            first.loss = {"alignment": {"below_zero": "zero"}}
+        else:
+            first.model.head.pool_mask = after.model.head.pool_mask = "multiply"
+        after.init.model = f"stage:{name}_align"
     return stages
 
 

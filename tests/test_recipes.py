@@ -5,15 +5,17 @@ import runpy
 import shlex
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
 from lsrjax.config.check_run import validate
 from lsrjax.config.fields import set_field
-from lsrjax.data import sources
 from lsrjax.data.batching import mixing
 from lsrjax.data.batching.mixing import open_sets
 from lsrjax.data.reading.files import subsets
+from lsrjax.models.adapters import ADAPTERS
+from lsrjax.models.heads import HEADS
 from lsrjax.training import optimizer, run
 
 RECIPES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -60,11 +62,19 @@ def test_a_recipe_is_valid_and_short(path):
         assert len(path.read_text().splitlines()) < 60
 
 
+def test_every_head_and_adapter_is_compared():
+    (path,) = (path for path in RECIPES if path.stem == "heads")
+    stages = config_of(path).stages.values()
+    assert {one.model.head.name for one in stages} == set(HEADS)
+    assert {name for one in stages for name in one.adapt} == set(ADAPTERS)
+
+
 MILCO = [path for path in RECIPES if path.stem in ("align", "distill")]
 
 
 @pytest.mark.parametrize(
-    "form", ["graded", "negatives", "batches", "pretraining", "optimizers"]
+    "form",
+    ["graded", "negatives", "batches", "pretraining", "alignment", "optimizers"],
 )
 def test_each_comparison_of_techniques_starts_from_the_same(form):
     (path,) = (path for path in RECIPES if path.stem == "techniques")
@@ -74,7 +84,7 @@ def test_each_comparison_of_techniques_starts_from_the_same(form):
     compared = [c for c in config.stages.values() if c.model.head.get("lexecho")]
     for one in compared:
         assert one.init.keys() == {"model", "idf_echo", "ngrams"}
-        if form != "pretraining":
+        if form not in ("pretraining", "alignment"):
             assert one.init["model"]["model"] == "stage:align"
 
 
@@ -139,50 +149,70 @@ def test_every_variant_of_the_pretraining_is_valid_and_another():
 
 
 # Columns of the data sets of configs/scandinavian.py, as others read them.
+DDSC = {
+    "query": "Et spørgsmål",
+    "positive": "Et svar",
+    "negative": None,
+    "task": "text-matching-short",
+    "language": "danish",
+    "instruction": "Find svaret.",
+    "prompt": [{"role": "user", "content": "…"}],
+    "response": "…",
+}
+HARD = {"query": "En fråga", "negative": "Nej", "task": "retrieval"}
 SCANDINAVIAN = {
-    "Fremtind/all-nli-norwegian": {
-        "anchor": "En mann spiser.",
-        "positive": "Noen spiser.",
-        "negative": "Ingen spiser.",
-    },
-    "alexandrainst/scandi-qa": {
-        "id": 1,
-        "question": "Hvor?",
-        "answers": {"text": ["Her"], "answer_start": [0]},
-        "context": "Her.",
-        "answer_en": "Here",
-    },
-    "DDSC/nordic-embedding-training-data": {
-        "query": "Et spørgsmål",
-        "positive": "Et svar",
-        "negative": None,
-        "task": "retrieval",
-        "language": "danish",
-        "instruction": "Find svaret.",
-    },
+    "Fremtind/all-nli-norwegian": [
+        {
+            "anchor": "En mann spiser.",
+            "positive": "Noen spiser.",
+            "negative": "Ingen spiser.",
+        }
+    ],
+    "alexandrainst/scandi-qa": [
+        {
+            "id": 1,
+            "question": "Hvor?",
+            "answers": {"text": ["Her"], "answer_start": [0]},
+            "context": "Her.",
+            "answer_en": "Here",
+        }
+    ],
+    "DDSC/nordic-embedding-training-data": [
+        DDSC,
+        DDSC | HARD | {"language": "swedish"},
+        DDSC,
+    ],
 }
 
 
-def test_the_scandinavian_data_sets_are_read_as_queries_and_positives(monkeypatch):
-    def read(names, split):
-        assert split == "train"
-        ((name, _), *_) = subsets(names)
-        row = SCANDINAVIAN[name]
-        return [(name, pa.table({key: [value] for key, value in row.items()}))]
-
-    monkeypatch.setattr(sources, "read_datasets", read)
+def test_the_scandinavian_data_sets_are_read_with_their_negatives(
+    tmp_path, monkeypatch
+):
+    """From clones with the layout of the hub's; each row of DDSC is in one set."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (path,) = (path for path in RECIPES if path.stem == "scandinavian")
-    nli, qa, ddsc = open_sets(config_of(path).data, "group")
+    data = config_of(path).data
+    for name, rows in SCANDINAVIAN.items():
+        file = tmp_path / name / "data/train-00000-of-00001.parquet"
+        file.parent.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    for own in data.sets.values():
+        ((name, _), *_) = subsets(own.source.dataset)
+        own.source.dataset = str(tmp_path / name)
+    nli, qa, ddsc, hard = open_sets(data, "group")
+    assert [len(one) for one in (nli, qa, ddsc, hard)] == [1, 1, 2, 1]
+    languages = ((nli, "*"), (qa, "*"), (ddsc, "danish"), (hard, "swedish"))
     found = [
-        (s[0].query[own], s[0].positives[0][own])
-        for s, own in ((nli, "*"), (qa, "*"), (ddsc, "danish"))
+        [text[own] for text in (s[0].query, *s[0].positives, *s[0].negatives)]
+        for s, own in languages
     ]
     assert found == [
-        ("En mann spiser.", "Noen spiser."),
-        ("Hvor?", "Her."),
-        ("Et spørgsmål", "Et svar"),
+        ["En mann spiser.", "Noen spiser.", "Ingen spiser."],
+        ["Hvor?", "Her."],
+        ["Et spørgsmål", "Et svar"],
+        ["En fråga", "Et svar", "Nej"],
     ]
-    assert [len(s[0].negatives) for s in (nli, qa, ddsc)] == [1, 0, 0]
 
 
 def test_the_scandinavian_forms_have_the_project_s_values():
@@ -195,7 +225,9 @@ def test_the_scandinavian_forms_have_the_project_s_values():
         assert config.data.query_length == config.data.document_length == 256
         assert config.dev.task.name == "nanobeir" and config.dev.metric == "nDCG@10"
         assert list(config.log.trackers) == ["mlflow"]
-        assert mixing.group_sizes(config.data) == [2, 1, 1]
+        assert mixing.group_sizes(config.data) == [2, 1, 1, 2]
+        # DDSC's both halves together have the turns of each other set.
+        assert mixing.set_weights(config.data, [1] * 4) == [1, 1, 0.6, 0.4]
         rates = optimizer.logged_rates(config.optim)
         assert rates == ({"lr_head_static": 50} if form == "inference_free" else {})
     assert forms["splade"].regularizer.query == 5e-4

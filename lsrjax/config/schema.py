@@ -10,6 +10,7 @@ from lsrjax.data.batching.mixing import MIXERS
 from lsrjax.data.batching.negatives import SAMPLERS
 from lsrjax.data.examples import ANY
 from lsrjax.data.reading.corpus import problem as places_problem
+from lsrjax.data.reading.format_options import NORMALIZATIONS
 from lsrjax.data.reading.formats import AUTO, FORMATS
 from lsrjax.data.sources import DEV_SOURCES, SOURCES
 from lsrjax.initial.initialisations import INITIALISATIONS
@@ -56,6 +57,11 @@ def _tokens(value: int) -> str | None:
 def _weights(weights: dict[str, float]) -> str | None:
     fine = all(0 <= weight < math.inf for weight in weights.values())
     return None if fine and any(weights.values()) else "weights are >= 0, one is > 0"
+
+
+def _positive(weights: dict[str, float]) -> str | None:
+    fine = all(0 < weight < math.inf for weight in weights.values())
+    return None if fine else "weights are > 0"
 
 
 def _groups(groups: dict[str, dict[str, float]]) -> str | None:
@@ -190,6 +196,20 @@ class Teacher(Question):
         " classifier with one label, or a decoder with a prompt, see"
         " docs/backbones.md)",
         when="asked teacher",
+    )
+    beside: dict[str, float] = option(
+        {},
+        "other models whose scores are averaged with the model's, by weight; its own is"
+        ' 1: {"me/reranker": 2.0, "ngrams": 0.5}; bm25 and ngrams: BM25 over words, or'
+        " over words and character n-grams, of the documents that are scored",
+        problem=_positive,
+        when="scoring teacher",
+    )
+    score_normalization: str = option(
+        "none",
+        "of each one's scores of a query's documents",
+        choices=tuple(NORMALIZATIONS),
+        when="scoring teacher",
     )
 
 

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lsrjax.retrieval.bm25 import TERMS
+
+_BESIDE = "teacher.beside"
 _PURPOSES = {
     "init.model": "start",
     "teacher.model": "teacher",
@@ -18,6 +21,9 @@ def of_stage(stage: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(given, str):
             found[f"init.{name}"] = given
     found["teacher.model"] = stage.get("teacher", {}).get("model", "")
+    for name in stage.get("teacher", {}).get("beside", {}):
+        if name not in TERMS:  # BM25 is no model
+            found[f"{_BESIDE}[{name!r}]"] = name
     found["tokenizer"] = stage.get("tokenizer", "")
     miner = stage.get("prepare", {}).get("negatives", "")
     found["prepare.negatives"] = miner if miner.startswith("stage:") else ""
@@ -26,4 +32,6 @@ def of_stage(stage: Mapping[str, Any]) -> dict[str, str]:
 
 def purpose(field: str) -> str:
     """What the model of a field is for, in a word."""
+    if field.startswith(_BESIDE):
+        return "teacher"
     return _PURPOSES.get(field, field.removeprefix("init."))

@@ -50,11 +50,12 @@ def mlm(views, targets, options) -> dict[str, jax.Array]:
 
 
 def bag_of_words(views, targets, options) -> dict[str, jax.Array]:
-    """Cross entropy of a text's own words by its vector (Ma et al. 2024, BoW).
+    """Cross entropy of a text's own words by its vector.
 
-    `-mean over distinct words v of log softmax(z)[v]`, with a text's raw values z, for
-    SPLADE its pooled logits; a mean over all texts that have words. The words are those
-    before any is masked.
+    `-mean over distinct words v of log softmax(z)[v]`, with a text's raw values z: the
+    largest logits of its tokens (Xiao et al. 2023, RetroMAE-2) or, of SPLADE with the
+    pooling "cls", those of its first token (Ma et al. 2024); a mean over all texts that
+    have words. The words are those before any is masked.
     """
     found = [
         _own_words(views[text], ids_BL, words_BL, targets["vocabulary"])

@@ -25,7 +25,7 @@ LETTERS = 5
 LETTER, LATIN, UNSPACED, MARK = 1, 2, 3, 4
 CLASS = 2**21
 # Of the hash, see `hashed`.
-_BASE, _MIXER = 1_000_003, 0x2C1B_3C6D
+BASE, MIXER = 1_000_003, 0x2C1B_3C6D
 
 
 def sharded(rows: int, size: int) -> jax.Array:
@@ -131,7 +131,7 @@ def hashed(characters_VC, ids_BL, keep_BL, columns: int) -> jax.Array:
     found, hash_BT = [], jnp.zeros(text_BT.shape, jnp.uint32)
     for n in range(max(SIZES)):
         next_BT = jnp.pad(text_BT[:, n:], ((0, 0), (0, n)))
-        hash_BT = hash_BT * jnp.uint32(_BASE) + next_BT
+        hash_BT = hash_BT * jnp.uint32(BASE) + next_BT
         if n + 1 in SIZES:
             column_BT = _mixed(hash_BT, columns)
             # Behind the last character there is none.
@@ -165,7 +165,7 @@ def stems(characters_VC, ids_BL, keep_BL, buckets: int) -> jax.Array:
         inside_BT &= (following_BT == class_BT) | (following_BT == MARK)
         inside_BT &= ~unspaced_BT | (n < 2)
         next_BT = jnp.pad(text_BT[:, n:], ((0, 0), (0, n)))
-        longer_BT = hash_BT * jnp.uint32(_BASE) + next_BT
+        longer_BT = hash_BT * jnp.uint32(BASE) + next_BT
         hash_BT = jnp.where(inside_BT, longer_BT, hash_BT)
         if n == 1:
             # The last character of a run is in a pair already.
@@ -187,6 +187,6 @@ def _side_by_side(characters_VC, ids_BL, keep_BL) -> jax.Array:
 
 def _mixed(hash_BT: jax.Array, columns: int) -> jax.Array:
     """The columns of hashes, int32."""
-    mixed_BT = (hash_BT ^ (hash_BT >> 15)) * jnp.uint32(_MIXER)
+    mixed_BT = (hash_BT ^ (hash_BT >> 15)) * jnp.uint32(MIXER)
     mixed_BT ^= mixed_BT >> 12
     return (mixed_BT % jnp.uint32(columns)).astype(jnp.int32)

@@ -56,7 +56,12 @@ class MaskedLMOptions(PooledOptions):
     """Of `MaskedLMTerms`."""
 
     tied: bool = option(True, "the decoder is the word embedding", when="fresh weights")
-    pooling: str = option("max", "over tokens", choices=("max", "sum"))
+    pooling: str = option(
+        "max",
+        "over tokens: max | sum | cls (the first token's logits alone, which"
+        " bag_of_words then predicts from)",
+        choices=("max", "sum", "cls"),
+    )
     activation: str = option(
         "relu",
         "of the logits, before the logarithm",
@@ -74,7 +79,7 @@ class MaskedLMOptions(PooledOptions):
         """Refuses the mask of a maximum with another pooling."""
         if self.pooling == "max" or self.pool_mask == "exclude":
             return None
-        because = "there is no maximum over tokens with pooling = 'sum'"
+        because = f"there is no maximum over tokens with pooling = {self.pooling!r}"
         return no_effect("pool_mask", self.pool_mask, because)
 
 

@@ -1,5 +1,6 @@
 """Modules of heads that turn hidden states into weights of terms."""
 
+import dataclasses
 import functools
 
 import jax
@@ -75,10 +76,18 @@ class MLMHead(nnx.Module):
 
         `log1p(relu(max over tokens of the logits))`, or with the pooling "sum"
         `sum over tokens of log1p(relu(logits))`, which then also serves as the raw
-        values. With `weights_only`, negative raw values are replaced by 0, and there is
+        values, or with "cls" `log1p(relu(logits of the first token))`. With
+        `weights_only`, negative raw values are replaced by 0, and there is
         no gradient. With the activation "log1p_relu", log1p is applied to the weights
         once more (Shen et al. 2025, OpenSearch's v3).
         """
+        if self.pooling == "cls":
+            first = tuple(mask_BL[:, :1] for mask_BL in texts.mask)
+            states = [x_BLD[:, :1] for x_BLD in texts.split(hidden_TD)]
+            hidden_TD, texts = (
+                texts.join(states),
+                dataclasses.replace(texts, mask=first),
+            )
         mask = texts.mask
         if self.begins >= 0:
             # A state counts if there is a token behind it.

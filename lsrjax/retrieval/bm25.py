@@ -81,6 +81,13 @@ def words_and_ngrams(text: str) -> list[str]:
     return terms
 
 
+# What names BM25 in a config: over words, or over words and character n-grams.
+TERMS: dict[str, Callable[[str], list[str]]] = {
+    "bm25": tokenize,
+    "ngrams": words_and_ngrams,
+}
+
+
 def weights(counts: sparse.csr_matrix, k1: float, b: float) -> sparse.csr_matrix:
     """The weights of documents by the formula of `BM25`, of counts [N, V].
 

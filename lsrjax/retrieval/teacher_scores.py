@@ -1,12 +1,14 @@
 """A teacher's scores of queries and their documents, computed once, in English."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from lsrjax.data.batching.drawing import wording, wording_language
 from lsrjax.data.examples import Group, Items, Text
 from lsrjax.data.reading.bad_records import BadRecord
+from lsrjax.data.reading.format_options import averaged
 from lsrjax.retrieval import maxsim
 from lsrjax.retrieval.bm25 import BM25
 from lsrjax.retrieval.cross_encoder import PairScorer
@@ -15,6 +17,46 @@ from lsrjax.retrieval.maxsim import TokenMatrix
 from lsrjax.retrieval.mine_negatives import Find, by_bm25, mine
 from lsrjax.retrieval.rank import Searcher
 from lsrjax.retrieval.search import Several
+
+
+@dataclasses.dataclass(frozen=True)
+class Lexical:
+    """BM25 as a teacher; `terms` splits texts, see `bm25.TERMS`."""
+
+    terms: Callable[[str], list[str]]
+
+
+Scorer = Searcher | PairScorer | Lexical
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+    """Several teachers, whose scores of a query's documents are averaged.
+
+    Hofstätter et al. 2020 (arXiv 2010.02666) average them as they are; with
+    `normalization` "minmax", each teacher's are between 0 and 1 (Geng et al. 2024,
+    arXiv 2411.04403).
+
+    Attributes:
+      members: the teachers.
+      weights: of each, > 0.
+      normalization: of each one's scores, from `NORMALIZATIONS`.
+    """
+
+    members: Sequence[Scorer]
+    weights: Sequence[float]
+    normalization: str = "none"
+
+    def averaged(self, scores_TQK: Sequence[np.ndarray]) -> np.ndarray:
+        """The mean [Q, K] float32; NaN stays where there is no document."""
+        found = np.full(scores_TQK[0].shape, np.nan, np.float32)
+        for row, own_TK in zip(found, np.stack(scores_TQK, axis=1), strict=True):
+            known = ~np.isnan(own_TK[0])
+            if known.any():
+                row[known] = averaged(
+                    own_TK[:, known], self.normalization, self.weights
+                )
+        return found
 
 
 class Corpus(Items[Text]):
@@ -76,7 +118,7 @@ def prepare(
     positives: np.ndarray,
     *,
     mined,
-    teacher: Searcher | PairScorer | None,
+    teacher: Scorer | Ensemble | None,
     seed: int,
     find: Find = by_bm25,
 ) -> dict[str, np.ndarray]:
@@ -121,14 +163,29 @@ def prepare(
     places_QK = np.concatenate([positives[:, None], negatives], axis=1)
     scores = np.full(places_QK.shape, np.nan, np.float32)
     if teacher is not None:
-        # Only a few documents of a large corpus may have been drawn.
-        used, numbered = np.unique(places_QK, return_inverse=True)
-        used, none = used[used >= 0], int(used[0] < 0)
-        asked = [texts[place] for place in used]
-        scores = score(
-            teacher, queries, asked, numbered.reshape(places_QK.shape) - none
-        )
+        scores = _of_places(teacher, queries, texts, places_QK)
     return {"negatives": negatives.astype(np.int32), "scores": scores}
+
+
+def _of_places(
+    teacher: Scorer | Ensemble,
+    queries: Sequence[str],
+    texts: Sequence[str],
+    places_QK: np.ndarray,
+) -> np.ndarray:
+    """The scores of documents by place in a corpus; of -1 NaN."""
+    if isinstance(teacher, Ensemble):
+        members = teacher.members
+        each = [_of_places(one, queries, texts, places_QK) for one in members]
+        return teacher.averaged(each)
+    if isinstance(teacher, Lexical):
+        index = BM25(texts, terms=teacher.terms)
+        return _scores(index.queries(queries), index.documents, places_QK)
+    # Only a few documents of a large corpus may have been drawn.
+    used, numbered = np.unique(places_QK, return_inverse=True)
+    used, none = used[used >= 0], int(used[0] < 0)
+    asked = [texts[place] for place in used]
+    return score(teacher, queries, asked, numbered.reshape(places_QK.shape) - none)
 
 
 def _places(source, texts: Sequence[str], field: str) -> list[list[int]]:

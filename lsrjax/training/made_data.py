@@ -63,10 +63,10 @@ class Made:
         """Whether negatives or scores are made."""
         return mines(self.config) or self.config.prepare.scores == "teacher"
 
-    def prepared(self, source, bad: BadRecords, teacher) -> "Prepared":
+    def prepared(self, source, bad: BadRecords, teacher, beside=()) -> "Prepared":
         """A source of groups, for which negatives and a teacher's scores are made."""
         corpus, positives = teacher_scores.corpus_of(source, whole=mines(self.config))
-        return Prepared(self, source, bad, teacher, corpus, positives)
+        return Prepared(self, source, bad, teacher, beside, corpus, positives)
 
     def order(self, source, sets: Sequence, student):
         """The order of the examples in batches.
@@ -144,6 +144,7 @@ def _parts(arrays: Mapping[str, np.ndarray]) -> list[list[languages.Part]]:
 
 _FIELDS = ("prepare", "seed", "model.dtype", "data")
 _QUESTION = ("teacher.prompt", "teacher.yes", "teacher.no")
+_ENSEMBLE = ("teacher.beside", "teacher.score_normalization")
 _ARRAYS = ("negatives", "scores")
 
 
@@ -153,6 +154,7 @@ class Prepared:
 
     Attributes:
       bad: counts the rows that end up with too few negatives.
+      beside: the teacher's, from `stage_models.open_beside`.
       corpus, positives: from `teacher_scores.corpus_of`.
     """
 
@@ -160,6 +162,7 @@ class Prepared:
     source: Any
     bad: BadRecords
     teacher: saved_model.SavedModel | None
+    beside: Sequence[saved_model.SavedModel | teacher_scores.Lexical]
     corpus: Any
     positives: np.ndarray
 
@@ -233,18 +236,17 @@ class Prepared:
     @property
     def _fields(self) -> tuple[str, ...]:
         """The fields that what is made depends on."""
-        return _FIELDS + _QUESTION * bool(self.made.config.teacher.prompt)
+        own = self.made.config.teacher
+        several = bool(own.beside) or own.score_normalization != "none"
+        return _FIELDS + _QUESTION * bool(own.prompt) + _ENSEMBLE * several
 
     @property
     def _scored(self) -> bool:
         return self.made.config.prepare.scores == "teacher"
 
     def _prepare(self, find: Find) -> dict[str, np.ndarray]:
-        config, poll = self.made.config, self.made.poll
-        scorer = None
-        if self._scored:
-            assert self.teacher is not None  # the config is checked
-            scorer = _scorer(self.teacher, config, poll)
+        config = self.made.config
+        scorer = self._scorer() if self._scored else None
         return teacher_scores.prepare(
             self.source,
             self.corpus,
@@ -254,6 +256,22 @@ class Prepared:
             seed=config.seed,
             find=find,
         )
+
+    def _scorer(self) -> teacher_scores.Scorer | teacher_scores.Ensemble:
+        config, poll = self.made.config, self.made.poll
+        assert self.teacher is not None  # the config is checked
+        first = _scorer(self.teacher, config, poll)
+        own, normal = config.teacher.beside, config.teacher.score_normalization
+        if not own and normal == "none":
+            return first
+        others = [
+            one
+            if isinstance(one, teacher_scores.Lexical)
+            else _scorer(one, config, poll)
+            for one in self.beside
+        ]
+        weights = [1.0, *own.values()]
+        return teacher_scores.Ensemble([first, *others], weights, normal)
 
     def _with(self, arrays: Mapping[str, np.ndarray], name: str):
         """The source with negatives and scores; `name` is for its bad records."""

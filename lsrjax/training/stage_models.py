@@ -12,6 +12,8 @@ from lsrjax.distributed import processes, sharding
 from lsrjax.errors import InputError
 from lsrjax.initial import build_student, term_statistics
 from lsrjax.losses import regularizers
+from lsrjax.retrieval.bm25 import TERMS
+from lsrjax.retrieval.teacher_scores import Lexical
 from lsrjax.training.batch_contents import Contents
 
 
@@ -66,6 +68,20 @@ def open_teacher(
         check_teacher(contents, student, teacher.spec, teacher.name)
     teacher = reranker.asked(teacher, config.teacher, "config.teacher.")
     return placed(config, teacher, mesh)
+
+
+def open_beside(
+    config, workdir: pathlib.Path, mesh: jax.sharding.Mesh
+) -> list[saved_model.SavedModel | Lexical]:
+    """What scores beside the teacher (`teacher.beside`), in order."""
+    return [
+        Lexical(TERMS[name])
+        if name in TERMS
+        else placed(
+            config, open_model.open_model(name, workdir, cross_encoder=True), mesh
+        )
+        for name in config.teacher.beside
+    ]
 
 
 def open_miner(

@@ -113,7 +113,8 @@ def assemble(name: str, config, mesh: jax.sharding.Mesh, run: Run) -> Stage:
     order = made.order(given, sets, student)
     source, prepared = given, None
     if contents.kind == "group" and made.prepares:
-        prepared = made.prepared(given, bad, teacher)
+        beside = stage_models.open_beside(config, run.workdir, mesh)
+        prepared = made.prepared(given, bad, teacher, beside)
         source = prepared.first(stage_models.open_miner(config, run.workdir, mesh))
     total_steps = contents.steps(len(source))
     check_warmup(config, total_steps, f"stage {name}: config")

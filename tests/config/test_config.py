@@ -561,6 +561,12 @@ def test_unknown_choices_list_the_known(field, known):
             "format.pos_scores",
             "no scores are read",
         ),
+        (kl(teacher__beside={"bm25": 1.0}), "teacher.beside", "scores no documents"),
+        (
+            alignment(teacher__score_normalization="minmax"),
+            "teacher.score_normalization",
+            "scores no documents",
+        ),
         (kl(dev__every=5), "dev.every", "dev.source is empty"),
         (kl(dev__format="beir"), "dev.format", "dev.source is empty"),
         (kl(evaluate__examples=("ja",)), "evaluate.examples", "test is empty"),
@@ -780,6 +786,22 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
             ),
             "teacher.prompt is '{query} {query} {document}'; it needs {query} and"
             " {document}, each once",
+        ),
+        (
+            kl(
+                prepare__scores="teacher",
+                teacher__model="x",
+                teacher__beside={"stage:later": 1.0},
+            ),
+            "config.teacher.beside['stage:later'] is 'stage:later', but the stages",
+        ),
+        (
+            kl(
+                prepare__scores="teacher",
+                teacher__model="x",
+                teacher__beside={"bm25": 0.0},
+            ),
+            "teacher.beside is {'bm25': 0.0}; weights are > 0",
         ),
         (
             kl(prepare__scores="teacher", teacher__model="x", teacher__yes="Yes"),
@@ -1083,6 +1105,10 @@ def test_options_that_an_entry_lacks_are_refused(c, field):
                 ("labelled", "negatives. Set config.prepare.negatives to 'bm25'", {}),
                 ("triplet", "a second positive", {"data__positives": 2}),
             )
+        ),
+        (
+            kl(data__format=entry("triplet", negatives="none")),
+            "format is 'triplet', whose rows lack negatives",
         ),
         (
             sets(

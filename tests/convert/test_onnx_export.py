@@ -16,6 +16,7 @@ from lsrjax.convert.write.onnx import write_onnx
 from lsrjax.data.tokenization import TextTokenizer
 from lsrjax.distributed.trees import path_name
 from lsrjax.errors import InputError
+from lsrjax.initial.term_statistics import characters, letters_of
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval.encode_texts import TextEncoder
@@ -41,6 +42,7 @@ TEXTS = [
 CASES = {
     "splade": {"head": "splade", "tied": True},
     "splade of sums": {"head": "splade", "tied": False, "pooling": "sum"},
+    "splade of first tokens": {"head": "splade", "tied": True, "pooling": "cls"},
     "log1p twice": {"head": "splade", "tied": True, "activation": "log1p_relu"},
     "log1p twice of sums": {
         "head": "splade",
@@ -74,6 +76,11 @@ CASES = {
         "pool_mask": "multiply",
     },
     "milco without echo": {"head": "milco"},
+    "milco with tables": {
+        "head": "milco",
+        "lexecho": True,
+        **{"translations": 3, "stems": 97, "ngrams": 640},
+    },
     "token weights": {"head": "token_weights"},
     "dense": {"head": "dense", "pooling": "mean", "embedding_size": 7},
     "csr": {
@@ -112,6 +119,12 @@ def portable(head, family=None, encoder=None, **options):
     rng = np.random.default_rng(5)
 
     def drawn(path, leaf):
+        if path_name(path) == "head/ngrams/characters":
+            return characters(tokenizer, len(leaf))
+        if path_name(path) == "head/stems/characters":
+            return letters_of(tokenizer, len(leaf))
+        if path_name(path).endswith("/terms"):
+            return rng.integers(0, 41, leaf.shape).astype(np.float32)
         around = 0.0
         if path_name(path).endswith(("norm/scale", "echo/scale", "weigh/scale")):
             around = 1.0

@@ -225,6 +225,7 @@ REFUSED = {
     "queries that are not encoded": ("splade", "words", "Possible are inference-free"),
     "queries that are encoded": ("inference-free", "splade", "Possible are splade"),
     "another head": ("csr", "dense", "Possible are .*dense"),
+    "the first token's logits": ("splade", "splade", "SpladePooling lacks"),
     "two towers": ("onnx", "splade towers", "tower.*Possible are splade, lsrjax"),
 }
 
@@ -233,7 +234,10 @@ REFUSED = {
 def test_what_a_format_cannot_hold_is_refused(what, tmp_path):
     target, case, message = REFUSED[what]
     (tmp_path / "stage").mkdir()
-    saved_model.save_model(tmp_path / "stage", model_of(case))
+    model = model_of(case)
+    if "first token" in what:
+        model = dataclasses.replace(model, spec=model.spec.replaced(pooling="cls"))
+    saved_model.save_model(tmp_path / "stage", model)
     with pytest.raises(InputError, match=message):
         targets.export(str(tmp_path / "stage"), target, tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"stage"}

@@ -1,6 +1,7 @@
 """Losses equal those of torch, or a computation by hand."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -248,6 +249,11 @@ def test_alignment_by_hand():
     loss, gradient = jax.value_and_grad(alignment)(raw, teacher)
     assert float(loss) == pytest.approx(by_hand)
     np.testing.assert_allclose(gradient, [[-0.5, -1.5, 2.0], [0, 0, 0.25]])
+    # The same coordinates; of (0, 1) the student is 0, of (0, 2) the teacher.
+    zero = functools.partial(alignment, below_zero="zero")
+    loss, gradient = jax.value_and_grad(zero)(raw, teacher)
+    assert float(loss) == pytest.approx((1 + 1 + 9 + 0.25) / 4)
+    np.testing.assert_allclose(gradient, [[-0.5, 0, 1.5], [0, 0, 0.25]])
 
 
 def test_alignment_is_of_the_vocabulary_that_the_teacher_has():
@@ -376,6 +382,7 @@ def bag(seed, count):
 # Every loss with every option, and a sum of all that rank.
 OPTIONS = [
     {"name": "alignment"},
+    {"name": "alignment", "below_zero": "zero"},
     {"name": "kl", "temperature": 0.7, "teacher_scale": 2.0},
     {"name": "language_kl", "temperature": 0.7},
     *({"name": "margin_mse", "margins": margins} for margins in MARGINS),

@@ -36,6 +36,7 @@ SPECS = {
         {"tied": True},
         {"tied": False},
         {"tied": True, "pooling": "sum"},
+        {"tied": True, "pooling": "cls"},
         {"tied": True, "queries": "static", "special_ids": SPECIAL},
         {"tied": True, "queries": "words", "special_ids": SPECIAL},
     ],
@@ -401,9 +402,10 @@ def test_queries_without_an_encoder_are_their_distinct_words(head, queries):
     np.testing.assert_allclose(query.score_all(document)[0, 0], score, rtol=1e-6)
 
 
-def test_sum_pooling_is_the_sum_of_the_tokens_weights():
+def test_sum_pooling_is_the_sum_of_the_tokens_weights_cls_the_first_one():
     plain = {"mlm.bias": np.full(V, 0.3)}
     found = head_of("splade", plain, tied=True, pooling="sum")()["terms"].weights_BV
+    first = head_of("splade", plain, tied=True, pooling="cls")()["terms"].weights_BV
     expected = 0
     for token in range(int(MASK.sum())):
         states = HIDDEN[:, token : token + 1]
@@ -413,6 +415,8 @@ def test_sum_pooling_is_the_sum_of_the_tokens_weights():
         words = jnp.linspace(-1, 1, V)[:, None]
         view = nnx.jit(call)(module, states, one, one, words)["terms"]
         expected += np.asarray(view.weights_BV)
+        if token == 0:
+            np.testing.assert_allclose(first, expected, rtol=1e-5)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 

@@ -8,8 +8,16 @@ from scipy import sparse
 
 from lsrjax.data.examples import Group, InMemory
 from lsrjax.errors import InputError
+from lsrjax.retrieval.bm25 import BM25, words_and_ngrams
 from lsrjax.retrieval.mine_negatives import by_model
-from lsrjax.retrieval.teacher_scores import corpus_of, languages_of, prepare, score
+from lsrjax.retrieval.teacher_scores import (
+    Ensemble,
+    Lexical,
+    corpus_of,
+    languages_of,
+    prepare,
+    score,
+)
 
 MINED = types.SimpleNamespace(depth=10, count=2)
 WORDS = "free software reads old books and paints red houses".split()
@@ -115,6 +123,36 @@ def test_scores_are_the_teachers_dot_products(source):
                 np.testing.assert_allclose(value, dot(query, CORPUS[place]), rtol=1e-6)
     assert made["scores"].dtype == np.float32
     assert made["scores"][2, 1] == 0.0  # no word in common
+
+
+@pytest.mark.parametrize("normalization", ["none", "zscore", "minmax"])
+def test_an_ensemble_averages_its_normalized_scores(source, normalization):
+    members, weights = (
+        [Teacher(), Lexical(words_and_ngrams), Teacher()],
+        [1.0, 0.5, 2.0],
+    )
+    teacher = Ensemble(members, weights, normalization)
+    both = corpus_of(source)
+    found = prepare(source, *both, mined=None, teacher=teacher, seed=0)["scores"]
+    queries = ["free books", "red houses", "software"]
+    bm25 = BM25(CORPUS, terms=words_and_ngrams)
+    lexical = (bm25.queries(queries) @ bm25.documents.T).toarray()
+    for row, places in enumerate([[0, 1, 2], [1], [4, 0]]):
+        own = np.array([dot(queries[row], CORPUS[place]) for place in places])
+        expected = np.zeros(len(places))
+        for weight, values in ((3.0, own), (0.5, lexical[row, places])):
+            if normalization == "zscore":
+                values = values - values.mean()
+                values /= values.std() or 1
+            if normalization == "minmax":
+                values = values - values.min()
+                values /= values.max() or 1
+            expected += weight * values / 3.5
+        np.testing.assert_allclose(
+            found[row, : len(places)], expected, rtol=1e-5, atol=1e-7
+        )
+        assert np.isnan(found[row, len(places) :]).all()
+    assert found.dtype == np.float32 and np.ptp(found[0]) > 0
 
 
 def test_every_document_of_a_query_can_be_scored():

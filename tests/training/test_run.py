@@ -569,12 +569,17 @@ def test_teacher_scores_are_computed_and_negatives_mined_where_asked(
     config.prepare.scores = "teacher"
     config.prepare.count = 3
     config.teacher.model = str(GOLDEN / "bert")
+    config.teacher.beside = {str(aligned): 2.0, "ngrams": 0.5}
+    config.teacher.score_normalization = "minmax"
     config.steps = 2
     run_quietly(config, tmp_path / "run")
     prepared = tmp_path / "run/train/prepared.npz"
     with np.load(prepared) as arrays:
         assert arrays["negatives"].shape == (30, 3)
-        assert np.isfinite(arrays["scores"]).all()
+        assert (arrays["scores"] >= 0).all() and (arrays["scores"] <= 1).all()
+        assert arrays["scores"].std() > 0.1
+    models = json.loads((tmp_path / "run/train/models.json").read_text())
+    assert f"teacher.beside[{str(aligned)!r}]" in models
 
     whole = prepared.read_bytes()
     prepared.write_bytes(whole[:100])

@@ -16,6 +16,7 @@ import numpy as np
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.write.onnx_encoders import encoder, gelu, linear, norm
 from lsrjax.convert.write.onnx_graph import Graph
+from lsrjax.convert.write.onnx_lookups import Lookups
 from lsrjax.errors import InputError
 from lsrjax.json_files import write_json
 from lsrjax.models.retriever import RetrieverSpec
@@ -84,7 +85,16 @@ def _views(graph: Graph, spec: RetrieverSpec, params) -> dict[str, tuple[str, in
     if spec.head == "milco":
         h_BLE = gelu(graph, linear(graph, "connector", head["connector"], hidden_BLD))
         pivot = _mlm(graph, spec, head["mlm"], h_BLE, mask_BL, None)
-        views = {"pivot": (pivot, spec.options.pivot_vocab_size)}
+        size, lookups = spec.options.pivot_vocab_size, Lookups(graph, mask_BL)
+        for name, table in (
+            ("dictionary", lookups.dictionary),
+            ("stems", lookups.stems),
+        ):
+            if name in head:
+                # The larger weight is that of the larger logit.
+                brought = _log1p(graph, table(head[name], size))
+                pivot = graph.add("Max", pivot, brought)
+        views = {"pivot": (pivot, size)}
         if "source" in spec.views:
             reduce = "max" if spec.options.repeats == "max" else "add"
             excluded = spec.options.exclude_special_tokens
@@ -92,12 +102,8 @@ def _views(graph: Graph, spec: RetrieverSpec, params) -> dict[str, tuple[str, in
                 graph, spec, head["echo"], hidden_BLD, mask_BL, excluded, reduce
             )
             views["source"] = (source, spec.encoder.vocab_size)
-        if missing := {"dictionary", "stems", "ngrams"} & head.keys():
-            raise InputError(
-                f"--to onnx: the graph has no {' or '.join(sorted(missing))} of MILCO's"
-                " head yet (model.head.translations, stems, ngrams). Possible are"
-                " milco-hf, milco-sparse-encoder, lsrjax."
-            )
+        if "ngrams" in head:
+            views["surface"] = lookups.ngrams(head["ngrams"]), spec.options.ngrams
         return views
     dense = head.get("dense", {}) if spec.head == "csr" else head
     dense_BD = _dense(graph, spec, dense, hidden_BLD, mask_BL)
@@ -132,6 +138,9 @@ def _mlm(graph: Graph, spec, params, hidden_BLD, mask_BL, words_VD) -> str:
     if spec.head == "splade":
         summed = spec.options.pooling == "sum"
         twice = spec.options.activation == "log1p_relu"
+        if spec.options.pooling == "cls":
+            x_BLD = graph.add("Gather", x_BLD, first, axis=1)
+            mask_BL = graph.add("Gather", mask_BL, first, axis=1)
 
     def of_text(x_LD: str, mask_L: str) -> str:
         logits_LV = graph.add("Gemm", x_LD, words_VD, bias_V, transB=1)

@@ -32,6 +32,17 @@ NORMALIZATIONS = {
 }
 
 
+def averaged(
+    scores_TN: Any, normalization: str, weights: Sequence[float] | None = None
+) -> np.ndarray:
+    """The weighted mean [N] float32 of T teachers' scores of a query's documents.
+
+    They are normalized per query and teacher; without weights, all weigh the same.
+    """
+    normal = NORMALIZATIONS[normalization](np.asarray(scores_TN, np.float64))
+    return np.average(normal, axis=0, weights=weights).astype(np.float32)
+
+
 @dataclasses.dataclass(frozen=True)
 class Scored(Options):
     """Of rows with a teacher's scores."""
@@ -43,15 +54,9 @@ class Scored(Options):
     )
 
     def combine(self, scores_TN: Any) -> np.ndarray:
-        """The weighted mean [N] float32 of T teachers' scores of a query's documents.
-
-        They are normalized per query and teacher; without weights, all weigh the same.
-        """
-        normal = NORMALIZATIONS[self.score_normalization](
-            np.asarray(scores_TN, np.float64)
-        )
+        """T teachers' scores of a query's documents as one, see `averaged`."""
         weights = getattr(self, "score_weights", ()) or None
-        return np.average(normal, axis=0, weights=weights).astype(np.float32)
+        return averaged(scores_TN, self.score_normalization, weights)
 
 
 def _bad_weights(weights: Sequence[float]) -> str | None:
@@ -123,6 +128,18 @@ class Graded(Options):
     """Of formats whose labels may be read as scores."""
 
     grades: bool = option(False, "labels are the scores that losses read")
+
+
+@dataclasses.dataclass(frozen=True)
+class TripletOptions(Scored):
+    """Of anchors, positives and maybe negatives."""
+
+    negatives: str = option(
+        "any",
+        "of the rows that are read: any | some (only rows whose first negative is not"
+        " null) | none (only the others)",
+        choices=("any", "some", "none"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Format:
       score_options: options about the teacher's scores.
       lists: lines of JSONL may be lists of ids.
       kept: `(a column's values by field, options, name for errors)` to the positions of
-        the rows that are read, and a remark about them; None: all rows.
+        the rows that are read (None: all), and a remark about them; None: all rows.
       judged: of rows of ids, the query and the grades of documents by id.
       ids: of rows with ids of queries, too: the query's, and those of its positives and
         of its other documents.
@@ -63,7 +63,9 @@ class Format:
     def lacking(self, options: Any) -> set[str]:
         """What no row has with these options, see `lacks`."""
         graded = getattr(options, "grades", False)
-        return set(self.lacks) - ({"scores"} if graded else set())
+        none = getattr(options, "negatives", "") == "none"
+        lacks = set(self.lacks) - ({"scores"} if graded else set())
+        return lacks | ({"negatives"} if none else set())
 
 
 def chosen(node: Any, where: str = "config.data") -> Chosen:
@@ -219,8 +221,9 @@ FORMATS: dict[str, Format] = {
         " (sentence-transformers)",
         rows_to_examples.triplet_fields,
         rows_to_examples.triplet,
-        format_options.Scored,
+        format_options.TripletOptions,
         score_options=(_NORMALIZATION,),
+        kept=rows_to_examples.triplet_rows,
         lacks=("positives",),
         in_language=True,
     ),

@@ -233,7 +233,7 @@ class Rows:
         if entry.kept:
             name = records.columns[0][0]
             self._kept, remark = entry.kept(records.values, options, name)
-            self.description += f" ({remark})"
+            self.description += f" ({remark})" if remark else ""
         if self.by_id:
             assert corpus is not None  # these formats need it
             self.description += f" (texts of {corpus.name})"

@@ -20,6 +20,7 @@ from lsrjax.data.reading.format_options import (
     AlignmentOptions,
     LabelledOptions,
     MilcoOptions,
+    TripletOptions,
     several,
 )
 from lsrjax.data.reading.ids import as_id, check_characters
@@ -420,7 +421,7 @@ _POSITIVE = ("positive", "passage1", "answer")
 _LABEL = ("label", "score", "scores", "labels")
 
 
-def triplet_fields(names, options):
+def triplet_fields(names, options: TripletOptions):
     """Anchor, positive, and negatives with or without scores."""
     found = named({"anchor": _ANCHOR, "positive": _POSITIVE})(names, options)
     if found is None:
@@ -428,6 +429,11 @@ def triplet_fields(names, options):
     negatives = [n for n in names if re.fullmatch(r"negative(_\d+)?|passage2", n)]
     negatives.sort(key=lambda name: int("0" + re.sub(r"\D", "", name)))
     label = next((name for name in _LABEL if name in names), None)
+    if options.negatives != "any" and not negatives:
+        raise InputError(
+            f"the format triplet's option negatives is {options.negatives!r}, but the"
+            f" data has no column of negatives: {', '.join(names)}. Leave it at 'any'."
+        )
     if label and not negatives:
         return None  # a labelled pair
     found |= {f"negative.{i}": name for i, name in enumerate(negatives)}
@@ -464,6 +470,30 @@ def triplet(row, where, lookup) -> Group:
         negatives,
         scores,
     )
+
+
+def triplet_rows(
+    values: Callable[[str], Iterable], options: TripletOptions, where: str
+) -> tuple[np.ndarray | None, str]:
+    """Positions of the rows that `options.negatives` asks for, and a remark.
+
+    Args:
+      values: gives the values of a field of all rows.
+
+    Raises:
+      InputError: there is no such row.
+    """
+    if options.negatives == "any":
+        return None, ""
+    has = np.array([one is not None for one in values("negative.0")], bool)
+    said = "a negative" if options.negatives == "some" else "no negative"
+    (kept,) = np.nonzero(has if options.negatives == "some" else ~has)
+    if not len(kept):
+        raise InputError(
+            f"{where}: no row has {said}, which the format triplet's option negatives"
+            f" = {options.negatives!r} asks for. Leave it at 'any'."
+        )
+    return kept, f"{len(kept):,} of {len(has):,} rows have {said}"
 
 
 _labelled_fields = named(

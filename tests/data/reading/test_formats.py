@@ -243,6 +243,31 @@ def test_several_formats_fit(tmp_path):
     assert named[0].positives == [{ANY: "b"}]
 
 
+def test_rows_with_negatives_and_those_without(tmp_path):
+    rows = [
+        {"query": str(i), "positive": "p", "negative": n, "negative_2": None}
+        for i, n in enumerate(["a", None, "b", None, None])
+    ]
+    for suffix, write in ((".jsonl", write_jsonl), (".parquet", write_parquet)):
+        made = write(tmp_path / f"x{suffix}", rows)
+        found = {}
+        for which in ("any", "some", "none"):
+            source = opened(**made, format="triplet", negatives=which)
+            groups = [source[i] for i in range(len(source))]
+            found[which] = [(one.query[ANY], len(one.negatives)) for one in groups]
+        assert found["any"] == [("0", 1), ("1", 0), ("2", 1), ("3", 0), ("4", 0)]
+        assert found["some"] == [("0", 1), ("2", 1)]
+        assert found["none"] == [("1", 0), ("3", 0), ("4", 0)]
+        assert source.description == "triplet (3 of 5 rows have no negative)"
+        assert source.place(1)["row"] == 3
+    made = write_jsonl(tmp_path / "y.jsonl", rows[:1])
+    message = refusal(**made, format="triplet", negatives="none")
+    assert "no row has no negative" in message
+    made = write_jsonl(tmp_path / "z.jsonl", [{"query": "q", "positive": "p"}])
+    message = refusal(**made, format="triplet", negatives="some")
+    assert "the data has no column of negatives: query, positive" in message
+
+
 def test_files_of_two_formats(tmp_path):
     triplet(tmp_path / "a.jsonl", write_jsonl)
     milco(tmp_path / "b.jsonl", write_jsonl)
