@@ -46,6 +46,10 @@ class LibraryLog:
         self._file.close()
         self._file, self._moved = new, True
 
+    def drop(self) -> None:
+        """What no file has taken need not be printed by `close`."""
+        self._moved = True
+
     def close(self) -> None:
         """Restores standard error; what no file has taken is printed there."""
         faulthandler.disable()
