@@ -1,6 +1,6 @@
 """Pretraining on texts alone: `pretrain.py`, or with one of its variants.
 
-    python -m lsrjax.main --config configs/pretrain.py[:VARIANT]
+    lsrjax train --config pretrain[:VARIANT]
 
 A SPLADE learns to predict masked tokens (`mlm`) and with them the text's bag of words
 (`bag_of_words`, Ma et al. 2024); to find one part of a text by another (`crops`:

@@ -1,6 +1,6 @@
 """Norwegian, Danish and Swedish on NorBERT4: `splade`, `inference_free` or `csr`.
 
-    python -m lsrjax.main --config configs/scandinavian.py[:FORM]
+    lsrjax train --config scandinavian[:FORM]
 
 A batch is from one data set of the hub, and they take turns, so that none is forgotten.
 NLI's rows have hard negatives; most of DDSC's, which needs a login, have none. The mean
