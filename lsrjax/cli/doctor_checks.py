@@ -27,8 +27,7 @@ from lsrjax.convert import references
 from lsrjax.convert.read.hub import is_local, pinned
 from lsrjax.data import sources
 from lsrjax.data.batching import languages, mixing
-from lsrjax.distributed import processes
-from lsrjax.distributed.library_log import LibraryLog
+from lsrjax.distributed import library_log, processes
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
 from lsrjax.training import (
@@ -370,14 +369,12 @@ def in_bucket(place: str) -> Finding:
     if processes.count() > 1:
         message = str(work_folder.shared_by_all(place))
         return Finding(ERROR, "workdir", message)
-    log = LibraryLog()  # AWS's names files of credentials that need not be there
     try:
-        bucket.probe(place)
-        log.drop()
+        # AWS's library names files of credentials that need not be there.
+        with library_log.shown_if_it_fails():
+            bucket.probe(place)
     except InputError as error:
         return Finding(ERROR, "workdir", str(error))
-    finally:
-        log.close()
     return Finding(OK, "workdir", f"{place} can be written")
 
 
