@@ -46,7 +46,8 @@ def test_libraries_write_to_a_file_and_python_to_standard_error(tmp_path):
 
 @pytest.mark.parametrize("dropped", [False, True])
 def test_what_no_file_has_taken_is_printed_in_the_end(tmp_path, dropped):
-    said = run(tmp_path, f"log.close(silent={dropped})", moves=False).stderr.splitlines()
+    done = run(tmp_path, f"log.close(silent={dropped})", moves=False)
+    said = done.stderr.splitlines()
     assert said[0] == "an error" and said[-2:] == ["after", "an error after"]
     libraries = ["I0000 a banner of XLA", "W0000 a slow operation"]
     assert [line for line in said if line in libraries] == libraries * (not dropped)
