@@ -1,6 +1,6 @@
 """MILCO stage 1, sparse alignment: `align.py` as in the paper, `align.py:script`.
 
-    python -m lsrjax.main --config configs/align.py[:script]
+    lsrjax train --config align[:script]
 
 `paper` is tables 14 and 16 of arXiv 2510.00671 v2 (594M pairs); `script` the released
 code at cfa602d, for eight devices. If a comment names only one of them, the other is

@@ -1,6 +1,6 @@
 """CSR: a sparse code of a dense embedding (Wen et al. 2025), learned with the encoder.
 
-    python -m lsrjax.main --config configs/csr.py
+    lsrjax train --config csr
 
 The autoencoder reconstructs the mean of the tokens' states with 64 of 4,096 latents;
 the contrastive loss of the codes has a tenth of the weight. To freeze the encoder, add

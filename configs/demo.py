@@ -1,6 +1,6 @@
 """MILCO from nothing, on real text in 13 languages, in minutes on a laptop.
 
-    python -m lsrjax.main --config configs/demo.py
+    lsrjax train --config demo
 
 Three stages on the embedded Debian descriptions, from random weights: an English
 SPLADE teacher, sparse alignment of a multilingual student, and contrastive training

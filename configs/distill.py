@@ -1,6 +1,6 @@
 """MILCO stage 2, distillation with LexEcho: `distill.py`, `distill.py:script`.
 
-    python -m lsrjax.main --config configs/distill.py[:script]
+    lsrjax train --config distill[:script]
 
 Starts from stage 1 (`runs/align`; --config.init.model=DIR for another folder). `paper`
 is table 17 of arXiv 2510.00671 v2, with nDCG@10 72.3 on MIRACL dev (18 languages);

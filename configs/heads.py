@@ -1,6 +1,6 @@
 """Every head on the same data, from the same start: compares cost and quality.
 
-    python -m lsrjax.main --config configs/heads.py
+    lsrjax train --config heads
 
 On the embedded Debian descriptions, trains an English SPLADE and from it a multilingual
 encoder (`align`, as the demo's, without its tables). Each head then learns on that

@@ -1,6 +1,6 @@
 """Inference-free SPLADE: queries are looked up, not encoded (Geng et al. 2024).
 
-    python -m lsrjax.main --config configs/inference_free.py
+    lsrjax train --config inference_free
 
 A query is the bag of its words, with learned weights that start at their idf in the
 training documents; IDF-aware FLOPS spares the documents' rare terms. Point

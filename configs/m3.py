@@ -1,6 +1,6 @@
 """BGE-M3's three views with self-knowledge distillation (Chen et al. 2024).
 
-    python -m lsrjax.main --config configs/m3.py
+    lsrjax train --config m3
 
 An embedding of the text, weights of its tokens and an embedding of each token are
 trained together, and their sum teaches each of them. Point config.data.source.files to

@@ -1,6 +1,6 @@
 """ColBERT-X with Multilingual Translate-Distill (Yang et al. 2024).
 
-    python -m lsrjax.main --config configs/mtd_colbert.py
+    lsrjax train --config mtd_colbert
 
 English queries, each passage in a language drawn for it ("passages"; the other two
 strategies: --config.data.mixing=entries or round_robin), KL to the scores of a

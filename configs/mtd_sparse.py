@@ -1,6 +1,6 @@
 """MILCO, stage 2, by Multilingual Translate-Distill (Yang et al. 2024).
 
-    python -m lsrjax.main --config configs/mtd_sparse.py
+    lsrjax train --config mtd_sparse
 
 Like configs/distill.py, but each passage is in a language drawn for it, so that the
 English view has to work in all of them. Starts from stage 1 (`runs/align`). The data

@@ -1,6 +1,6 @@
 """Negatives that the model in training finds: four published recipes, on MS MARCO.
 
-    python -m lsrjax.main --config configs/negatives.py:ance
+    lsrjax train --config negatives:ance
 
 - `splade`: SPLADE++ with self-distillation (Formal et al. 2022). A SPLADE distilled
   from a cross-encoder over BM25's negatives finds those of a second one, which starts
@@ -18,7 +18,7 @@
 `data/msmarco` is BEIR's folder of MS MARCO; models come from the Hugging Face hub. On
 the embedded texts, in minutes on a CPU, each with `_small` after its name:
 
-    python -m lsrjax.main --config configs/negatives.py:ance_small
+    lsrjax train --config negatives:ance_small
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Pretraining on texts alone: `pretrain.py`, or with one of its variants.
 
-    python -m lsrjax.main --config configs/pretrain.py[:VARIANT]
+    lsrjax train --config pretrain[:VARIANT]
 
 A SPLADE learns to predict masked tokens (`mlm`) and the text's bag of words with them
 (`bag_of_words`: Xiao et al. 2023; of [CLS], --config.model.head.pooling=cls: Ma et al.

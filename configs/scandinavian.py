@@ -1,6 +1,6 @@
 """Norwegian, Danish and Swedish on NorBERT4: `splade`, `inference_free` or `csr`.
 
-    python -m lsrjax.main --config configs/scandinavian.py[:FORM]
+    lsrjax train --config scandinavian[:FORM]
 
 Batches are from one data set of the hub in turn. NLI's rows have hard negatives, and
 those of DDSC (which needs a login) that have one are a set of their own. The mean

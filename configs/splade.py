@@ -1,6 +1,6 @@
 """SPLADE with in-batch and BM25 negatives (Formal et al. 2021), on MS MARCO.
 
-    python -m lsrjax.main --config configs/splade.py
+    lsrjax train --config splade
 
 FLOPS regularization rises over the first third of training. The data set comes from the
 Hugging Face hub; `--dry_run` shows the memory of a step. On the embedded data, from

@@ -1,6 +1,6 @@
 """SPLADE distilled from a cross-encoder: KL and margin MSE (SPLADE-v3's losses).
 
-    python -m lsrjax.main --config configs/splade_distill.py
+    lsrjax train --config splade_distill
 
 Eight negatives for each query, with a cross-encoder's scores; SPLADE-v3 weights KL 1
 and margin MSE .05 (Lassance et al. 2024). Point config.data.source.files to rows of

@@ -1,6 +1,6 @@
 """Techniques compared on the embedded texts: objectives, negatives and others.
 
-    python -m lsrjax.main --config configs/techniques.py:objectives
+    lsrjax train --config techniques:objectives
 
 The demo's teacher and the first stage of its student (`align`) are trained. From there
 each further stage goes on as the demo's last does, but for what its name says, and for

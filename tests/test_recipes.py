@@ -56,7 +56,7 @@ def on_embedded_data(path, form=""):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_is_valid_and_short(path):
     validate(config_of(path))
-    assert "python -m lsrjax.main --config configs/" in path.read_text()
+    assert f"    lsrjax train --config {path.stem}" in path.read_text()
     several_stages = ("demo", "heads", "negatives", "techniques")
     if path.stem not in several_stages:
         assert len(path.read_text().splitlines()) < 60

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from lsrjax import options
+from lsrjax.config import check_run
 from lsrjax.data.debian_texts import embedded
 from lsrjax.retrieval import metrics
 from lsrjax.retrieval.runs import read_run
@@ -115,6 +116,12 @@ def test_one_table_of_several_languages_becomes_a_benchmark_of_each(
     # One index has the texts of all.
     first, second = (set(task.document_ids) for task in tasks)
     assert not first & second
+
+
+def test_the_config_of_several_languages_can_be_run():
+    made: dict = {}
+    exec(section().split("```python\n")[3].split("```")[0], made)
+    check_run.validate(made["get_config"]())
 
 
 @pytest.mark.slow

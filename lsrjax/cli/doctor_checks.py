@@ -27,7 +27,7 @@ from lsrjax.convert import references
 from lsrjax.convert.read.hub import is_local, pinned
 from lsrjax.data import sources
 from lsrjax.data.batching import languages, mixing
-from lsrjax.distributed import processes
+from lsrjax.distributed import library_log, processes
 from lsrjax.errors import InputError
 from lsrjax.losses import objective
 from lsrjax.training import (
@@ -370,7 +370,9 @@ def in_bucket(place: str) -> Finding:
         message = str(work_folder.shared_by_all(place))
         return Finding(ERROR, "workdir", message)
     try:
-        bucket.probe(place)
+        # AWS's library names files of credentials that need not be there.
+        with library_log.shown_if_it_fails():
+            bucket.probe(place)
     except InputError as error:
         return Finding(ERROR, "workdir", str(error))
     return Finding(OK, "workdir", f"{place} can be written")

@@ -5,12 +5,14 @@ that of a file, and Python's `sys.stderr`, with its errors and warnings, goes on
 where it went before.
 """
 
+import contextlib
 import faulthandler
 import os
 import pathlib
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 
 from lsrjax.distributed.safe_output import Lasting
 
@@ -46,14 +48,14 @@ class LibraryLog:
         self._file.close()
         self._file, self._moved = new, True
 
-    def close(self) -> None:
-        """Restores standard error; what no file has taken is printed there."""
+    def close(self, *, silent: bool = False) -> None:
+        """Restores standard error; what no file has taken is printed, or dropped."""
         faulthandler.disable()
         sys.stderr.flush()
         sys.stderr = self._before
         os.dup2(self._number, 2)
         os.close(self._number)
-        if not self._moved:
+        if not (self._moved or silent):
             with os.fdopen(2, "wb", closefd=False) as out:
                 self._copy_to(out)
         self._file.close()
@@ -61,3 +63,15 @@ class LibraryLog:
     def _copy_to(self, file) -> None:
         self._file.seek(0)
         shutil.copyfileobj(self._file, file)
+
+
+@contextlib.contextmanager
+def shown_if_it_fails() -> Iterator[None]:
+    """What libraries write within is printed if an exception ends it, else dropped."""
+    log = LibraryLog()
+    try:
+        yield
+    except BaseException:
+        log.close()
+        raise
+    log.close(silent=True)

@@ -52,7 +52,7 @@ class Guard:
     def __init__(self, progress: Progress):
         self._progress = progress
         self._asked_at = 0.0
-        self._reason = ""
+        self._reason = self._phase = ""
         self._several = False
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
@@ -116,6 +116,7 @@ class Guard:
     def _act(self) -> None:
         """Agrees on where to stop; exits if the main thread need not save."""
         at = self._progress
+        self._phase = at.phase
         passed, unsaved = at.freeze(), at.unsaved
         if self._several:
             # One number carries both.
@@ -138,8 +139,8 @@ class Guard:
         """Ends the process with `RESUME` after pending writes."""
         at = self._progress
         with at.held:
-            phase, at.phase = at.phase, LEAVING
-            # Between the phases of a stage, as after a save, it is in none of them.
+            # Where it leaves may be between two phases, and the signal, too.
+            phase, at.phase = self._phase or at.phase, LEAVING
             phase = "training" if phase == STARTING and at.stage else phase
             at.pending()
             problem = at.last()

@@ -330,8 +330,9 @@ def advice(
     for change in _changes(plan.config, texts, plan.mesh.shape[sharding.DATA]):
         wanted = " ".join(f"--config.{field}={v}" for field, v in change.items())
         note(f"Looking for a change that fits: compiling with {wanted}")
-        if _changed(plan, change).memory().total <= limit:
-            yield f"It fits with {wanted}."
+        changed = _changed(plan, change).memory()
+        if changed.total <= limit:
+            yield f"It fits with {wanted}: {taken(changed, limit)}."
             return
     yield (
         "No smaller micro-batch fits: lower config.batch_size, shorten"
@@ -344,9 +345,10 @@ def _changes(config, texts: int, devices: int) -> Iterator[dict[str, Any]]:
     """Changes that need ever less memory, each with only the fields that it changes."""
     memory, remat = config.memory, {"memory.remat": "layer"}
     tried: list[dict[str, Any]] = [remat]
-    for chunk in (texts // 2, texts // 8, texts // 32, 1):
-        # Chunks as large as those of the config would save nothing.
-        if chunk and not 0 < memory.encode_chunk <= chunk:
+    # Chunks as large as those of the config would save nothing.
+    largest = min(memory.encode_chunk or texts, texts)
+    for chunk in dict.fromkeys((largest // 2, largest // 8, largest // 32, 1)):
+        if 0 < chunk < largest:
             tried.append(remat | {"memory.encode_chunk": chunk})
     for part in (2, 4, 16):
         if size := config.batch_size // part // devices * devices:

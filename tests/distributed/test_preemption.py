@@ -79,6 +79,16 @@ def test_the_last_line_names_the_step_to_go_on_from(guard, monkeypatch, saved, w
     assert words in said[0] and "21" not in said[0]
 
 
+def test_the_last_line_names_the_phase_in_which_the_signal_came(guard, monkeypatch):
+    said = []
+    monkeypatch.setattr(preemption, "say", said.append)
+    with guard.progress.held, guard.progress.at("stepping"):
+        act(guard)
+        assert guard.progress.asked.wait(10)
+    assert guard.left.wait(10)
+    assert "while stepping: nothing is lost" in said[-1]
+
+
 def test_a_save_that_is_under_way_is_finished_first(guard):
     with guard.progress.held:
         act(guard)

@@ -178,7 +178,7 @@ def test_a_dry_run_that_does_not_fit_fails_with_what_it_looked_for(monkeypatch, 
     *looked, found = after[1:]
     assert looked[-1].startswith("  Looking for a change that fits: compiling with ")
     assert looked[-1].endswith(" --config.memory.encode_chunk=1")
-    assert found == "  It fits with --config.memory.encode_chunk=1."
+    assert found == "  It fits with --config.memory.encode_chunk=1: 2.00 of 2.5 GB."
     assert "remat" not in " ".join(after)
 
 
@@ -198,6 +198,10 @@ def test_changes_are_changes_for_less_memory(memory):
         assert chunk != memory[1] or len(change) < 3
         assert change.get("batch_size", 0) < 32
     assert {} not in found
+    # The next smaller one is tried first, not one that is far slower.
+    halved = (memory[1] or 64) // 2
+    chunks = [one.get("memory.encode_chunk") for one in found]
+    assert not halved or halved == next(filter(None, chunks))
     assert [one["batch_size"] for one in found if "batch_size" in one] == [16, 8, 2]
 
 
