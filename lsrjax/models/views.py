@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lsrjax.distributed.sharding import DATA, MODEL, constrain
+from lsrjax.distributed.sharding import DATA, MODEL, axis_size, constrain
 
 # Of 2^16 numbers below the first, or of any in float32 times the second, the sum of
 # squares is far from infinite, and from what is treated as zero.
@@ -129,16 +129,30 @@ class Bag:
 
     def score_groups(self, documents: "Bag") -> jax.Array:
         """Sum of s_q * s_d over pairs of equal ids in each query's group, [B, G]."""
-        B = self.ids_BK.shape[0]
-        ids_BGJ = documents.ids_BK.reshape(B, -1, documents.ids_BK.shape[1])
-        weights_BGJ = documents.weights_BK.reshape(ids_BGJ.shape)
-        equal_BGKJ = self.ids_BK[:, None, :, None] == ids_BGJ[:, :, None, :]
-        return jnp.einsum(
-            "bk,bgj,bgkj->bg",
-            self.weights_BK,
-            weights_BGJ,
-            equal_BGKJ.astype(weights_BGJ.dtype),
+        # One query of each device at a time: [B, G, K, K] would exceed the encoder's
+        # memory.
+        shards = axis_size(DATA)
+
+        def divided(x_N):
+            x_SBG = x_N.reshape(shards, len(self.ids_BK) // shards, -1, x_N.shape[1])
+            return x_SBG.swapaxes(0, 1)
+
+        def one_query(texts):
+            (query_S1K, weights_S1K), (ids_SGJ, weights_SGJ) = texts
+            equal_SGKJ = query_S1K[..., None] == ids_SGJ[:, :, None]
+            return jnp.einsum(
+                "sk,sgj,sgkj->sg",
+                weights_S1K[:, 0],
+                weights_SGJ,
+                equal_SGKJ.astype(weights_SGJ.dtype),
+            )
+
+        texts = jax.tree.map(
+            divided,
+            ((self.ids_BK, self.weights_BK), (documents.ids_BK, documents.weights_BK)),
         )
+        scores_BSG = jax.lax.map(jax.checkpoint(one_query), texts)
+        return scores_BSG.swapaxes(0, 1).reshape(len(self.ids_BK), -1)
 
     def row_sums(self) -> jax.Array:
         """Sum of each text's weights, [B]."""
