@@ -1,4 +1,4 @@
-"""Norms and GELU, which have gradients of their own, against JAX's."""
+"""Norms and GELU, whose gradients are their own, against JAX's; what dropout draws."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lsrjax.models.layers import LayerNorm, RMSNorm, gelu
+from lsrjax.models.layers import LayerNorm, RMSNorm, dropout, gelu
 
 T, D, EPS = 37, 23, 1e-5
 
@@ -165,3 +165,43 @@ def test_of_arrays_as_large_only_the_argument_waits_for_the_backward_pass(functi
     _, backward = jax.vjp(function, x_TD)
     kept = [leaf for leaf in jax.tree.leaves(backward) if np.size(leaf) >= T * D]
     assert [leaf.dtype for leaf in kept] == [jnp.bfloat16]
+
+
+def test_dropout_keeps_the_mean():
+    x = jnp.full((211, 199), 3.0)
+    keys = jax.random.split(jax.random.key(5), 211)
+    dropped = np.asarray(dropout(x, 0.25, keys))
+    assert set(np.unique(dropped)) == {0.0, 4.0}
+    assert abs((dropped == 0).mean() - 0.25) < 0.01
+    assert len({tuple(row) for row in dropped}) == 211
+    assert dropout(x, 0.25, None) is x
+    assert dropout(x, 0.0, keys) is x
+    assert dropout(x.astype(jnp.bfloat16), 0.25, keys).dtype == "bfloat16"
+
+
+def finalized(h: int) -> int:
+    """The finalizer of MurmurHash3_x86_32, in whole numbers."""
+    h = (h ^ h >> 16) * 0x85EBCA6B % 2**32
+    h = (h ^ h >> 13) * 0xC2B2AE35 % 2**32
+    return h ^ h >> 16
+
+
+def test_dropout_draws_by_the_hash_of_key_and_place():
+    assert finalized(1) == 0x514E28B7  # as its test suites have it
+    keys = jax.random.split(jax.random.key(2), 3)
+    kept = np.asarray(dropout(jnp.ones((3, 2, 5)), 0.4, keys)) != 0
+    for row, (first, last) in enumerate(jax.random.key_data(keys).tolist()):
+        bits = [finalized(last ^ finalized(first ^ place)) for place in range(10)]
+        assert kept[row].ravel().tolist() == [one < 0.6 * 2**32 for one in bits]
+
+
+def test_dropout_draws_are_independent():
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(3), jnp.arange(2048))
+    kept = np.asarray(dropout(jnp.ones((2048, 512)), 0.5, keys)) != 0
+    for axis in (0, 1):
+        # The variance of a mean of independent draws, and their chance to be equal.
+        of_mean = kept.mean(axis).var() * kept.shape[axis] / 0.25
+        assert abs(of_mean - 1) < 0.2
+        for step in (1, 2, 7, 64):
+            equal = kept == np.roll(kept, step, axis)
+            assert abs(equal.mean() - 0.5) < 0.003

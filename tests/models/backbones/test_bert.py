@@ -15,7 +15,7 @@ from lsrjax.convert.names import by_layer, import_state
 from lsrjax.models.backbones import attention
 from lsrjax.models.backbones.bert import BertEncoder as Encoder
 from lsrjax.models.backbones.table import read_config
-from lsrjax.models.layers import MLMTransform, dropout
+from lsrjax.models.layers import MLMTransform
 
 # Sizes that cannot be taken for one another.
 SIZES = {
@@ -362,18 +362,6 @@ def test_attention_dropout_path_meets_the_other_where_nothing_is_dropped():
     ids, mask = texts("bert", 7, [7, 5])
     states = encode(noisy, ids, mask, jax.random.split(jax.random.key(1), 2))
     np.testing.assert_allclose(states, encode(encoder, ids, mask), atol=1e-5, rtol=0)
-
-
-def test_dropout_keeps_the_mean():
-    x = jnp.full((211, 199), 3.0)
-    keys = jax.random.split(jax.random.key(5), 211)
-    dropped = np.asarray(dropout(x, 0.25, keys))
-    assert set(np.unique(dropped)) == {0.0, 4.0}
-    assert abs((dropped == 0).mean() - 0.25) < 0.01
-    assert len({tuple(row) for row in dropped}) == 211
-    assert dropout(x, 0.25, None) is x
-    assert dropout(x, 0.0, keys) is x
-    assert dropout(x.astype(jnp.bfloat16), 0.25, keys).dtype == "bfloat16"
 
 
 def test_mlm_transform_equals_transformers():
