@@ -50,8 +50,8 @@ def dropout(
     if keys is None or rate == 0.0:
         return x
     if places is None:
-        places = jnp.arange(math.prod(x.shape[1:])).reshape(x.shape[1:])
-        keys = keys.reshape(-1, *[1] * places.ndim)
+        places = jnp.arange(math.prod(x.shape[1:])).reshape(1, *x.shape[1:])
+        keys = keys.reshape(-1, *[1] * (x.ndim - 1))
     keep = _kept(jax.random.key_data(keys), places, 1.0 - rate)
     return (lax.select(keep, x, jnp.zeros_like(x)) / (1.0 - rate)).astype(x.dtype)
 

@@ -264,9 +264,10 @@ def weighed(logits_BHLM, value_BMHC, mask_BM, rate=0.0, keys_BL=None, window=Non
     weights_BHLM = jax.nn.softmax(jnp.where(mask, logits_BHLM, lowest), axis=-1)
     if keys_BL is not None and rate > 0.0:
         # Counted so that a text's dropout does not depend on its padding.
-        places_HM = jnp.arange(H)[:, None] + H * jnp.arange(weights_BHLM.shape[3])
+        of_key_1M = H * jnp.arange(weights_BHLM.shape[3])[None]
+        places_HM = jnp.arange(H)[:, None] + of_key_1M
         weights_BHLM = dropout(
-            weights_BHLM, rate, keys_BL[:, None, :, None], places_HM[:, None]
+            weights_BHLM, rate, keys_BL[:, None, :, None], places_HM[None, :, None]
         )
     return jnp.einsum(
         "bhlm,bmhc->blhc", weights_BHLM.astype(value_BMHC.dtype), value_BMHC
