@@ -340,9 +340,9 @@ def model_of(case):
 
     def draw(path, leaf):
         name = path[-1].key
-        values = rng.normal(0, 0.5, leaf.shape).astype(np.float32)
+        values = rng.normal(0, 0.3, leaf.shape).astype(np.float32)
         if name == "scale":
-            return 1 + values / 5
+            return 1 + values / 3
         if name == "idle":
             return rng.integers(-1, 9, leaf.shape).astype(np.float32)
         if name == "static":
