@@ -248,7 +248,7 @@ class Job:
             end = len(self.texts)
             work = work_of(files, 0, end, self._step, lambda: None)
             encode_corpus.encode_parts(self.encoding, self.texts, work)
-        print(f"{files.rows:,} vectors in {out}", flush=True)
+        print(f"{files.rows:,} texts encoded in {out}", flush=True)
         self._say_next()
 
     def write_folder(self, number: int, count: int) -> None:
@@ -275,7 +275,7 @@ class Job:
     def complete(self, own: int) -> None:
         """Writes the manifest if all parts are there; `own`: those made here."""
         if self.folder.complete():
-            print(f"{len(self.texts):,} vectors in {self.out}", flush=True)
+            print(f"{len(self.texts):,} texts encoded in {self.out}", flush=True)
             self._say_next()
             return
         print(

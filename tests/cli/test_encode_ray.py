@@ -118,7 +118,7 @@ def test_a_cluster_makes_the_bytes_of_one_process(folder, cluster, monkeypatch, 
         for name in ("one", "ray")
     )
     assert one == other and len(one["parts"]) == 9
-    assert "900 vectors in ray" in capsys.readouterr().out
+    assert "900 texts encoded in ray" in capsys.readouterr().out
 
 
 def test_ray_needs_a_folder_and_a_cluster(folder, monkeypatch, capsys):
