@@ -73,6 +73,9 @@ class SavedModel:
     results: Mapping[str, Any] | None = None
     evaluation: str = ""
     unused: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    dev: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    stages: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    factors: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def digest(self) -> str:
         """Distinguishes weights: a resumed run has new ones under the same name."""
@@ -85,10 +88,6 @@ class SavedModel:
         """The model of texts in a language, see `EncoderConfig.with_language`."""
         encoder = self.spec.encoder.with_language(language)
         return dataclasses.replace(self, spec=self.spec.replaced(encoder=encoder))
-
-    dev: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    stages: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    factors: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def write_model_files(

@@ -54,6 +54,7 @@ class Target:
       cuts: whether it can keep only the largest weights of a vector.
       adapter: whether it holds what was trained beside weights that stay.
       unpooled: whether it can leave a prompt's tokens out of the pooling.
+      no_pooling: of its heads' poolings, those that it cannot represent.
       encodes: whether it can represent an encoder of this config.
       marks_behind: a marker is always behind the first token there.
       pushed: whether a run may push it to the hub of its own accord.
@@ -67,6 +68,7 @@ class Target:
     cuts: bool = False
     adapter: bool = False
     unpooled: bool = False
+    no_pooling: tuple[str, ...] = ()
     encodes: Callable[[EncoderConfig], bool] = _loadable
     marks_behind: bool = False
     pushed: bool = True
@@ -128,6 +130,7 @@ TARGETS = {
         _SPARSE,
         towers=True,
         cuts=True,
+        no_pooling=("cls",),
     ),
     "inference-free": Target(
         router.write_inference_free,
@@ -135,6 +138,7 @@ TARGETS = {
         "sentence_transformers.SparseEncoder",
         _SPARSE,
         cuts=True,
+        no_pooling=("cls",),
     ),
     "csr": Target(
         sentence_transformers.write_csr,
@@ -278,6 +282,8 @@ def write(
             also += ", whose marker is in front of a text's first token"
         if not (spec.includes_prompt or TARGETS[target].unpooled):
             also += ", whose pooling leaves a prompt's tokens out"
+        if (pooling := _pooling(spec)) in TARGETS[target].no_pooling:
+            also += f", whose pooling is {pooling!r}"
         if TARGETS[target].adapter and not model.factors:
             also += ", without an adapter (config.adapt)"
         if not TARGETS[target].encodes(spec.encoder):
@@ -361,10 +367,15 @@ def _holds(target: Target, model: SavedModel) -> bool:
     cuts = not spec.most_active or target.cuts
     heads = bool({spec.head, "*"} & set(target.heads))
     marks = not (_marks_front(spec) and target.marks_behind)
-    pools = spec.includes_prompt or target.unpooled
+    pools = _pooling(spec) not in target.no_pooling
+    pools = pools and (spec.includes_prompt or target.unpooled)
     return (
         towers and cuts and heads and marks and pools and target.encodes(spec.encoder)
     )
+
+
+def _pooling(spec: RetrieverSpec) -> str:
+    return getattr(spec.options, "pooling", "")
 
 
 def _marks_front(spec: RetrieverSpec) -> bool:

@@ -36,8 +36,8 @@ def dropout(
     """Zeroes each element with probability `rate` and rescales the others.
 
     The draw for an element depends on its own key and place alone: two rounds of
-    MurmurHash3's 32-bit finalizer (Appleby, 2011) over them, which is a tenth of the
-    operations of JAX's generator, of which each layer's program holds several.
+    MurmurHash3's 32-bit finalizer (Appleby, 2011) over them, since each layer's program
+    holds several such draws and JAX's generator takes many more operations for one.
 
     Args:
       x: any shape.

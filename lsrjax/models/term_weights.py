@@ -1,6 +1,5 @@
 """Modules of heads that turn hidden states into weights of terms."""
 
-import dataclasses
 import functools
 
 import jax
@@ -82,12 +81,7 @@ class MLMHead(nnx.Module):
         once more (Shen et al. 2025, OpenSearch's v3).
         """
         if self.pooling == "cls":
-            first = tuple(mask_BL[:, :1] for mask_BL in texts.mask)
-            states = [x_BLD[:, :1] for x_BLD in texts.split(hidden_TD)]
-            hidden_TD, texts = (
-                texts.join(states),
-                dataclasses.replace(texts, mask=first),
-            )
+            hidden_TD, texts = texts.first_tokens(hidden_TD)
         mask = texts.mask
         if self.begins >= 0:
             # A state counts if there is a token behind it.

@@ -92,6 +92,19 @@ class Texts:
             self.join(map(jnp.broadcast_to, places, shapes)),
         )
 
+    def first_tokens(self, x_TD: jax.Array) -> tuple[jax.Array, "Texts"]:
+        """What an array has of each text's first token within the mask.
+
+        Returns:
+          It, and texts of that token alone, without one where the mask is empty.
+        """
+        first, masks = [], []
+        for x_BLD, mask_BL in zip(self.split(x_TD), self.mask, strict=True):
+            place_B11 = jnp.argmax(mask_BL, axis=1)[:, None, None]
+            first.append(jnp.take_along_axis(x_BLD, place_B11, axis=1))
+            masks.append(mask_BL.any(axis=1, keepdims=True))
+        return self.join(first), dataclasses.replace(self, mask=tuple(masks))
+
     def each(self, function: Callable, *arrays: jax.Array) -> list:
         """`function` of each part of arrays that `split` accepts."""
         return [function(*part) for part in zip(*map(self.split, arrays), strict=True)]

@@ -133,9 +133,9 @@ class Bag:
         # memory.
         shards = axis_size(DATA)
 
-        def divided(x_N):
-            x_SBG = x_N.reshape(shards, len(self.ids_BK) // shards, -1, x_N.shape[1])
-            return x_SBG.swapaxes(0, 1)
+        def divided(x_NK):
+            x_SBGK = x_NK.reshape(shards, len(self.ids_BK) // shards, -1, x_NK.shape[1])
+            return x_SBGK.swapaxes(0, 1)
 
         def one_query(texts):
             (query_S1K, weights_S1K), (ids_SGJ, weights_SGJ) = texts

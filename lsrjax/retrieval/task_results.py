@@ -199,10 +199,7 @@ class Other:
                 for row in rows
                 if row["system"] == self._system
             }
-        except (
-            *(InputError, OSError, EOFError),
-            *(ValueError, KeyError, TypeError),
-        ) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"--compare {path} is no folder that `lsrjax evaluate --out` wrote"
                 f" ({type(error).__name__}: {error}). Name one, or a TREC run."

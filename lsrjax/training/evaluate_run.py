@@ -125,10 +125,8 @@ def _ranked(
     stage: str, searcher: Searcher, task: Task, *, bm25: bool = False
 ) -> PartResults:
     """The results of a stage's model and of each of its views on a corpus."""
-    part, depth = (
-        PartResults.of(task, task.metrics),
-        measures.required_depth(task.metrics),
-    )
+    part = PartResults.of(task, task.metrics)
+    depth = measures.required_depth(task.metrics)
     if bm25:
         part.add("bm25", task, rank.bm25(task, depth))
     ways = {
@@ -161,10 +159,9 @@ def _searcher(name: str, stage, workdir: pathlib.Path, poll):
     """A stage's model on its mesh."""
     with sharding.on_mesh(stage.mesh.data, stage.mesh.model) as mesh:
         model = saved_model.load_model(workdir / name)
-        yield Searcher.of(
-            *(stage_models.placed(stage, model, mesh), stage, poll),
-            stated=stage.model.language == STATED,
-        )
+        placed = stage_models.placed(stage, model, mesh)
+        stated = stage.model.language == STATED
+        yield Searcher.of(placed, stage, poll, stated=stated)
 
 
 def are_sound(workdir: pathlib.Path, console: Console) -> bool:

@@ -225,7 +225,11 @@ REFUSED = {
     "queries that are not encoded": ("splade", "words", "Possible are inference-free"),
     "queries that are encoded": ("inference-free", "splade", "Possible are splade"),
     "another head": ("csr", "dense", "Possible are .*dense"),
-    "the first token's logits": ("splade", "splade", "SpladePooling lacks"),
+    "the first token's logits": (
+        "splade",
+        "splade",
+        "pooling is 'cls'. Possible are onnx",
+    ),
     "two towers": ("onnx", "splade towers", "tower.*Possible are splade, lsrjax"),
 }
 

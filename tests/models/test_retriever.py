@@ -286,6 +286,7 @@ def test_the_gradient_of_the_reordering_is_that_of_plain_indexing():
     ("head", "options"),
     [
         ("splade", {"tied": True}),
+        ("splade", {"tied": True, "pooling": "cls"}),
         ("dense", {"pooling": "cls", "normalize": False}),
         ("dense", {"pooling": "mean", "normalize": False}),
         ("dense", {"pooling": "last", "normalize": False}),

@@ -15,7 +15,6 @@ from lsrjax.convert.prompts import write_prompts
 from lsrjax.convert.read.modules import ALL_LOGITS
 from lsrjax.convert.write.code import write_code
 from lsrjax.convert.write.folder import write_weights
-from lsrjax.errors import InputError
 from lsrjax.json_files import write_json
 from lsrjax.models.backbones.table import backbone
 
@@ -106,19 +105,9 @@ def write_transformer(
 
 
 def splade_pooling(model: SavedModel) -> tuple[dict, None]:
-    """Config of the pooling of logits, which has no weights.
-
-    Raises:
-      InputError: a pooling that the module lacks.
-    """
-    pooling = model.spec.options.pooling
-    if pooling == "cls":
-        raise InputError(
-            f"{model.name} has the pooling 'cls' (model.head.pooling), which"
-            " sentence-transformers' SpladePooling lacks. Possible are onnx, lsrjax."
-        )
+    """Config of the pooling of logits, which has no weights."""
     config = {
-        "pooling_strategy": pooling,
+        "pooling_strategy": model.spec.options.pooling,
         "activation_function": model.spec.options.activation,
         "embedding_dimension": model.spec.encoder.vocab_size,
     }

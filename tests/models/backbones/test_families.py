@@ -14,6 +14,8 @@ from programs import tiny
 from lsrjax.convert.names import export_state, import_state
 from lsrjax.models import retriever
 from lsrjax.models.backbones import encoder
+from lsrjax.models.backbones.llama_config import LlamaConfig
+from lsrjax.models.backbones.model_types import RELATIVE
 from lsrjax.models.backbones.table import BACKBONES, config_from, read_config
 from lsrjax.models.retriever import RetrieverSpec
 
@@ -120,6 +122,13 @@ def test_shapes_of_many_layers_take_one_layer():
     model = encoder.shapes_of(lambda: encoder.stack(make, 24))
     assert model.kernel.shape == (24, 3, 4) and len(made) == 1
     assert encoder.stack(make, 2).bias.shape == (2, 4) and len(made) == 3
+
+
+def test_padding_on_the_left_is_read_of_the_families_of_llama():
+    alike = {
+        name for name, of in BACKBONES.items() if issubclass(of.config, LlamaConfig)
+    }
+    assert alike == RELATIVE
 
 
 def test_no_file_outside_asks_for_the_name_of_a_newer_family():
