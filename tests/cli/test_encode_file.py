@@ -83,7 +83,7 @@ def test_a_runs_last_stage_encodes_to_a_matrix(tmp_path, folder, expected, capsy
         run("--model", model, *args)
         assert_close(sparse.load_npz(target), expected[role])
     said = capsys.readouterr().out
-    assert said.count("40 vectors in") == 2
+    assert said.count("40 texts encoded in") == 2
     # Of documents only.
     (step,) = (line for line in said.splitlines() if "lsrjax index" in line)
     assert f"--vectors {out.with_stem('document')} --texts" in step

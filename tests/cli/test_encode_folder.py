@@ -96,7 +96,7 @@ def test_any_head_is_encoded_into_parts(tmp_path, models, texts, head, capsys):
     folder, model = models[head]
     out = tmp_path / "out"
     run("--model", folder, "--texts", texts, "--out", out, "--part_rows", 16)
-    assert "37 vectors in" in capsys.readouterr().out
+    assert "37 texts encoded in" in capsys.readouterr().out
     views = [*model.spec.views]
     assert len(views) == (3 if head == "m3" else 1)
     for view in views:
@@ -122,7 +122,7 @@ def test_processes_share_the_parts_and_make_the_bytes_of_one(
         assert "those of other processes are not there" in capsys.readouterr().out
         assert not (tmp_path / "three/manifest.json").exists()
     run(*args, "--out", tmp_path / "three", "--num_processes", 3, "--process_id", 1)
-    assert "37 vectors in" in capsys.readouterr().out
+    assert "37 texts encoded in" in capsys.readouterr().out
     assert files_of(tmp_path / "three") == files_of(tmp_path / "one")
 
 
