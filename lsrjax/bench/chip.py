@@ -25,7 +25,9 @@ LIMITS = {
     "step milco stage 2": 150,
     "torch encoder": 90,
     "torch step splade-v3": 120,
-    "encode": 150,
+    "encode bfloat16": 100,
+    "encode float32": 100,
+    "torch step splade-v3, compiled": 120,
 }
 
 _DESCRIPTION = """\

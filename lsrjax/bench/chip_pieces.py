@@ -1,14 +1,13 @@
 """The pieces of `chip`: functions that return figures by name."""
 
-import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
 import importlib.metadata
-import io
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -57,8 +56,8 @@ def measure_piece(name: str, preset: str | None = None) -> dict:
         name = name.removeprefix("step ")
         return _step(name, step_sizes(name, preset))
     if name.startswith("torch step "):
-        sizes = step_sizes(name.removeprefix("torch step "), preset)
-        return torch_side.step(sizes, _ROUNDS)
+        row, _, compiled = name.removeprefix("torch step ").partition(", ")
+        return torch_side.step(step_sizes(row, preset), _ROUNDS, bool(compiled))
     if name == "encoder":
         return _encoder(*encoder_sizes(preset))
     if name == "torch encoder":
@@ -290,31 +289,25 @@ def _step(name: str, sizes: workload.StepSizes) -> dict:
     }
 
 
-def _encode() -> dict:
-    sizes = {
-        "layers": 12,
-        "dim": 768,
-        "heads": 12,
-        "inner": 3072,
-        "length": 256,
-        "batch": 128,
-        "texts": 10000,
-    }
+def _encode(dtype: str) -> dict:
+    sizes = encode.EncodeSizes(20000, 128, 256, 12, 768, 12, 3072, dtype)
     if on_cpu():
-        sizes = {"layers": 1, "dim": 16, "heads": 2, "inner": 32, "texts": 16}
-    flags = [x for k, v in sizes.items() for x in (f"--{k}", str(v))]
-    parser = argparse.ArgumentParser()
-    encode.add_command(parser.add_subparsers())
-    args = parser.parse_args(["encode", *flags])
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        args.run(args)
-    return {"table": out.getvalue()}
+        sizes = encode.EncodeSizes(16, 64, 256, 1, 16, 2, 32, dtype)
+    texts = encode.documents(sizes.texts)
+    model = encode.random_model("splade", sizes, 0.01, texts)
+    seconds = encode.compared(model, texts, sizes, repeats=2)
+    rates = {
+        f"{name}: texts/s": sizes.texts / of
+        for name, of in seconds.items()
+        if name.startswith((encode.OURS, encode.THEIRS))
+    }
+    return {"texts": sizes.texts} | seconds | rates
 
 
-_PIECES = {
+_PIECES: dict[str, Callable[[], dict]] = {
     "machine": _machine,
     "kernels": _kernels,
     "head": _head,
-    "encode": _encode,
+    "encode float32": partial(_encode, "float32"),
+    "encode bfloat16": partial(_encode, "bfloat16"),
 }
