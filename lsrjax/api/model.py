@@ -10,6 +10,7 @@ from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.open_model import open_portable
 from lsrjax.distributed import processes
 from lsrjax.errors import InputError
+from lsrjax.models.backbones.encoder_config import STATED
 from lsrjax.retrieval import terms
 from lsrjax.retrieval.encode_texts import joined
 from lsrjax.retrieval.engines.engine import Documents
@@ -31,6 +32,7 @@ def load(
     document_length: int = 0,
     batch_size: int = 64,
     dtype: str = "float32",
+    language: str = "",
 ) -> "Model":
     """Opens a model.
 
@@ -41,12 +43,18 @@ def load(
       document_length: the same of a document; 0: as in training, else 256.
       batch_size: texts encoded at once; fewer are filled up.
       dtype: of matrix products, "float32" or "bfloat16".
+      language: of all texts, for an encoder that computes by it; empty: its own
+        default.
 
     Raises:
       InputError: there is no such model, or it cannot be used this way.
     """
     processes.check_devices()
     saved = open_portable(name)
+    if language == STATED:
+        raise InputError(f"Nothing states a text's language here: not {STATED!r}.")
+    if language:
+        saved = saved.in_language(language)
     searcher = Searcher.portable(
         saved,
         batch_size=batch_size,

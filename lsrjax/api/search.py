@@ -57,6 +57,7 @@ def open_search(
     *,
     max_length: int = 0,
     batch_size: int = 8,
+    language: str = "",
     engine: Mapping[str, Any] = {},  # noqa: B006
     verify: bool = True,
 ) -> TextSearch:
@@ -69,6 +70,7 @@ def open_search(
       max_length: tokens a query is cut to; 0: as in training, else 64.
       batch_size: queries encoded at once, if the model is not open; fewer are filled
         up.
+      language: of the queries, if the model is not open, as of `lsrjax.load`.
       engine: options of the index that only affect searches.
       verify: compare the digests of the index's files.
 
@@ -77,7 +79,8 @@ def open_search(
     """
     index = open_index(paths.local(folder, "--index"), engine, verify=verify)
     try:
-        model = load(model, batch_size=batch_size) if isinstance(model, str) else model
+        if isinstance(model, str):
+            model = load(model, batch_size=batch_size, language=language)
         _check_weights(index, model)
         limit = model.searcher.encoder.spec.encoder.max_length
         length = max_length or model.searcher.query_length

@@ -39,6 +39,8 @@ from lsrjax.retrieval.several_views import open_views
 from lsrjax.retrieval.vector_formats.vectors import SPARSE, About, Block, Vectors
 
 _AT_ONCE = 8192  # texts read at once
+# Flags of lsrjax encode, by default.
+_ENCODING = {"max_length": 0, "language": "", "batch_size": 64, "dtype": "float32"}
 
 
 @exits.on_input_error()
@@ -52,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(args: argparse.Namespace, values: dict) -> None:
     if bool(args.model) == bool(args.vectors):
         raise InputError("Give either --vectors, or --model with --texts to encode.")
+    unread = [name for name, value in _ENCODING.items() if vars(args)[name] != value]
+    if args.vectors and unread:
+        raise InputError(f"--{unread[0]} is for --model; --vectors are made already.")
     if args.model and not args.texts:
         raise InputError("--model needs --texts, the documents to encode.")
     out = pathlib.Path(paths.local(args.out, "--out"))
@@ -95,6 +100,7 @@ def _encoded(args: argparse.Namespace, out: pathlib.Path, values: dict) -> pathl
             max_length=args.max_length,
             batch_size=args.batch_size,
             dtype=args.dtype,
+            language=args.language,
             prune=args.prune_documents,
             for_index=lambda kind: choose(kind, args.engine, values),
         )
@@ -151,10 +157,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--no_texts", action="store_true", help="leave the texts out of the index")
     more = parser.add_argument_group("with --model, as of lsrjax encode")
     add = more.add_argument
-    add("--max_length", type=int, default=0, help="tokens a document is cut to")
+    add("--max_length", type=int, help="tokens a document is cut to")
+    add("--language", help="of the documents, or stated (X-MOD)")
     own_entries.add(more)
-    add("--batch_size", type=int, default=64, help="texts encoded at once (64)")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add("--batch_size", type=int, help="texts encoded at once (64)")
+    add("--dtype", choices=("float32", "bfloat16"))
+    parser.set_defaults(**_ENCODING)
     return parser
 
 

@@ -86,6 +86,7 @@ def opened(
         plan_of(args, values),
         max_length=args.max_length,
         batch_size=batch_size,
+        language=args.language,
         engine=values["engine"],
         verify=not args.no_verify,
     )
@@ -250,6 +251,7 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     add("--feedback", action="store_true", help="Rocchio: expand queries")
     add("--prune_queries", help="top:32, mass:0.9 or ratio:0.1: fewer terms")
     add("--max_length", type=int, default=0, help="tokens a query is cut to")
+    add("--language", default="", help="of queries (X-MOD)")
     own_entries.add(parser)
     add("--no_verify", action="store_true", help="compare sizes of files, not digests")
 

@@ -10,10 +10,13 @@ from programs import tiny
 from programs.layouts import jsonl
 from scipy import sparse
 
+from lsrjax.api.model import load
+from lsrjax.api.search import open_search
 from lsrjax.checkpoint import saved_model
-from lsrjax.cli import encode, encode_job
+from lsrjax.cli import encode, encode_job, index
 from lsrjax.convert.open_model import open_portable, tokenizer_folder
 from lsrjax.data.tokenization import TextTokenizer
+from lsrjax.errors import InputError
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
 from lsrjax.retrieval import encode_corpus
@@ -144,6 +147,22 @@ def test_texts_pass_through_the_adapters_of_their_language(tmp_path, folder, cap
     own = [found["sw_KE" if i < half else "de_DE"][i] for i, t in enumerate(TEXTS) if t]
     both_vectors = np.load(tmp_path / "both.npz")["embeddings"]
     np.testing.assert_allclose(both_vectors, own, atol=1e-6)
+    # Documents in one, the query in another.
+    flags = [*map(str, args), "--language", "sw", "--engine", "exact"]
+    index.main([*flags, "--out", str(tmp_path / "docs.index")])
+    german = TextEncoder(
+        RetrieverSpec("dense", encoder.with_language("de")),
+        TextTokenizer(before.tokenizer),
+    )
+    query = joined(german.encode(params, TEXTS[2:3], 64, "query")).toarray()[0]
+    name = str(tmp_path / "model")
+    session = open_search(tmp_path / "docs.index", name, language="de")
+    with session.index:
+        (hits,) = session.search(TEXTS[2:3], len(TEXTS))
+    scores = sorted(found["sw_KE"] @ query, reverse=True)
+    np.testing.assert_allclose([hit.score for hit in hits], scores, atol=1e-5)
+    with pytest.raises(InputError, match="Nothing states a text's language"):
+        load(name, language="stated")
     for more, language, message in (
         (args, "xx", "'xx' has no adapters"),
         (args, "stated", "The language of a document is not stated"),

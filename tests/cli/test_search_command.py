@@ -282,6 +282,7 @@ def test_mistakes_of_index_say_what_to_do(
         (("--model", model, "--texts", docs, "--engine=bing"), "'bing'; known"),
         (("--model", model, "--texts", docs, "--engine.postings=-1"), "must be >= 0"),
         (("--model", model, "--texts", docs, "--engine=maxsim"), "takes tokens"),
+        (("--vectors", docs, "--dtype=bfloat16"), "--dtype is for --model"),
     ]:
         refused(index, "--out", out, *args)
         assert message in capsys.readouterr().err
