@@ -61,8 +61,8 @@ def run(
         if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
             compiled = str((workdir / "compiled").absolute())
             jax.config.update("jax_compilation_cache_dir", compiled)
-        if _is_finished(run_config, workdir):
-            tracker.note(f"The run in {workdir} is finished.")
+        ended = _is_finished(run_config, workdir)
+        tracker.note(f"The run in {workdir} is finished." if ended else f"In {workdir}")
         dog = watchdog.Watchdog(workdir, run_config.watchdog.seconds, progress).start()
         failed = True
         try:
