@@ -25,10 +25,8 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from lsrjax.ops import hardware
 from lsrjax.ops.parts import apart, starts_of
 
-# Copies are in the order in which wgmma reads shared memory without conflicts: 8 rows of
-# 128 bytes each, swizzled.
+# Rows of a tile as wgmma reads it from shared memory.
 _ROWS = 8
-_LAYOUT = (plgpu.TilingTransform((_ROWS, 64)), plgpu.SwizzleTransform(128))
 # Warp groups that multiply; the one after them copies.
 _GROUPS = 2
 
@@ -40,7 +38,9 @@ class HopperTiles:
     `hidden` dimensions are copied in one step, `stages` such copies are in flight, and
     a group's h has at most `group_bytes`. `cluster` blocks take neighbouring tiles of
     terms of one text and share their copies of h. The second warp group starts `lag`
-    steps after the first, so that one multiplies while the other finishes its tile.
+    steps after the first, so that one multiplies while the other finishes its tile. A
+    block does `turns` texts and tiles of terms; the position of a maximum is looked for
+    in one of `chunks` of a tile.
     """
 
     tokens: int = 256
@@ -49,6 +49,8 @@ class HopperTiles:
     stages: int = 4
     cluster: int = 1
     lag: int = 2
+    turns: int = 16
+    chunks: int = 1
     group_bytes: int = 2**24
 
 
@@ -89,8 +91,11 @@ def hopper(
     B, columns = len(start_B), len(w_VD) // (P * tiles.cluster)
     group = tiles.group_bytes // (longest * h_TD.shape[1] * h_TD.dtype.itemsize)
     group = min(max(group, 1), B)
-    blocks = min(_multiprocessors() // tiles.cluster, B * columns)
-    kernel = partial(_kernel, T=T, tiles=tiles, group=group, blocks=blocks)
+    # Blocks that run at the same time do adjacent programs, for the sake of the cache.
+    # There are several such waves, since texts differ in length.
+    wave = min(_multiprocessors() // tiles.cluster, B * columns)
+    blocks = wave * pl.cdiv(B * columns, wave * tiles.turns)
+    kernel = partial(_kernel, T=T, tiles=tiles, group=group, wave=wave)
     stored = (_GROUPS, P // _GROUPS)
     top_BV, first_BV = plgpu.kernel(
         kernel,
@@ -99,8 +104,8 @@ def hopper(
             for dtype in (jnp.float32, jnp.int32)
         ),
         scratch_types={
-            "w_smem": plgpu.SMEM((tiles.stages, P, K), h_TD.dtype, transforms=_LAYOUT),
-            "h_smem": plgpu.SMEM((tiles.stages, T, K), h_TD.dtype, transforms=_LAYOUT),
+            "w_smem": _copies(tiles, P, h_TD.dtype),
+            "h_smem": _copies(tiles, T, h_TD.dtype),
             "top_smem": plgpu.SMEM(stored, jnp.float32),
             "first_smem": plgpu.SMEM(stored, jnp.int32),
             "full": plgpu.Barrier(num_arrivals=2, num_barriers=tiles.stages),
@@ -113,6 +118,9 @@ def hopper(
         cluster_names=("neighbour",),
         num_threads=_GROUPS + 1,
         thread_name="group",
+        compiler_params=plgpu.CompilerParams(
+            lowering_semantics=plgpu.LoweringSemantics.Warpgroup
+        ),
         interpret=plgpu.InterpretGPUParams() if interpret else None,
         kernel_name="project_max_hopper",
     )(start_B, tokens_B, solid_B, h_TD, w_VD, real_T)
@@ -134,6 +142,16 @@ def _solid(mask_BL):
     """Number of tokens before the first that is not real."""
     length = mask_BL.shape[1]
     return jnp.where(mask_BL == 0, jnp.arange(length)[None], length).min(axis=1)
+
+
+def _copies(tiles, rows: int, dtype):
+    """Shared memory for tiles of so many rows, in the order that wgmma reads best."""
+    row = tiles.hidden * dtype.itemsize
+    layout = (
+        plgpu.TilingTransform((_ROWS, tiles.hidden)),
+        plgpu.SwizzleTransform(row),
+    )
+    return plgpu.SMEM((tiles.stages, rows, tiles.hidden), dtype, transforms=layout)
 
 
 def _empty(tiles):
@@ -178,7 +196,7 @@ def _kernel(
     T,
     tiles,
     group,
-    blocks,
+    wave,
 ):
     P, K, stages, cluster = tiles.terms, tiles.hidden, tiles.stages, tiles.cluster
     B, steps = start_ref.shape[0], w_ref.shape[1] // K
@@ -187,11 +205,13 @@ def _kernel(
     mine = lax.axis_index("group")
     block = lax.axis_index("block")
     neighbour = lax.axis_index("neighbour")
-    programs = lax.div(B * columns - block + blocks - 1, blocks)
+    begin = lax.div(block, wave) * wave * tiles.turns + lax.rem(block, wave)
+    left = lax.div(B * columns - begin + wave - 1, wave)
+    programs = jnp.clip(left, 0, tiles.turns)
 
     def of(i):
         """Text and first term of the i-th program of this block."""
-        i = block + i * blocks
+        i = begin + i * wave
         which, inner = lax.div(i, group * columns), lax.rem(i, group * columns)
         size = jnp.minimum(group, B - which * group)
         column = lax.div(inner, size) * cluster + neighbour
@@ -298,17 +318,16 @@ def _kernel(
                 # Few tiles have padding, and fewer have it between real tokens.
                 whole = (token >= 0) & (token + T <= solid)
                 kind = jnp.where(whole, 0, jnp.where(solid == tokens, 1, 2))
-                best = lax.switch(
+                tile_best = partial(_best, token=token, chunks=tiles.chunks)
+                new = lax.switch(
                     kind,
                     [
-                        lambda: _better(best, _best(tile, token)),
-                        lambda: _better(best, _best(_cut(tile, tokens, token), token)),
-                        lambda: _better(
-                            best,
-                            _best(_mask(tile, real_ref, row, tokens, token), token),
-                        ),
+                        lambda: tile_best(tile),
+                        lambda: tile_best(_cut(tile, tokens, token)),
+                        lambda: tile_best(_mask(tile, real_ref, row, tokens, token)),
                     ],
                 )
+                best = _better(best, new)
                 return step + steps, *best
 
             none = (
@@ -356,12 +375,27 @@ def _mask(tile, real_ref, row, tokens, token):
     return jnp.where(real != 0, tile, -jnp.inf)
 
 
-def _best(tile, token):
-    """Maximum of each row of a tile, and the first token where it is."""
-    top = tile.max(axis=1)
-    is_top = tile == lax.broadcast_in_dim(top, tile.shape, [0])
-    at = jnp.where(is_top, _token(tile), tile.shape[1]).min(axis=1)
-    return top, token + at
+def _best(tile, token, chunks):
+    """Maximum of each row of a tile, and the first token where it is.
+
+    The position is looked for in the first chunk of the tile that has the maximum,
+    which is less work than in all of it.
+    """
+    width = tile.shape[1] // chunks
+    cuts = [tile[:, i * width : (i + 1) * width] for i in range(chunks)]
+    tops = [cut.max(axis=1) for cut in cuts]
+    top = tops[0]
+    for other in tops[1:]:
+        top = jnp.maximum(top, other)
+    chosen, begin = cuts[-1], jnp.full_like(token, (chunks - 1) * width)
+    for i in reversed(range(chunks - 1)):
+        here = tops[i] == top
+        wide = lax.broadcast_in_dim(here, chosen.shape, [0])
+        chosen = jnp.where(wide, cuts[i], chosen)
+        begin = jnp.where(here, i * width, begin)
+    is_top = chosen == lax.broadcast_in_dim(top, chosen.shape, [0])
+    at = jnp.where(is_top, _token(chosen), width).min(axis=1)
+    return top, token + begin + at
 
 
 def _better(old, new):
