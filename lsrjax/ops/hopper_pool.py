@@ -10,7 +10,7 @@ the rows of a product and tokens its columns, so that a maximum stays within the
 threads that share a row. The order of the texts and tiles is that of the Triton kernel,
 for the same reason.
 
-The axes are those of `pallas_pool.py`.
+It needs jax 0.11; the axes are those of `pallas_pool.py`.
 """
 
 import dataclasses
@@ -35,12 +35,19 @@ _GROUPS = 2
 class HopperTiles:
     """Sizes of the kernel: of a tile, of the pipeline, and of a group of texts.
 
-    `hidden` dimensions are copied in one step, `stages` such copies are in flight, and
-    a group's h has at most `group_bytes`. `cluster` blocks take neighbouring tiles of
-    terms of one text and share their copies of h. The second warp group starts `lag`
-    steps after the first, so that one multiplies while the other finishes its tile. A
-    block does `turns` texts and tiles of terms; the position of a maximum is looked for
-    in one of `chunks` of a tile.
+    Attributes:
+      tokens: of a tile, a multiple of 64 up to 256.
+      terms: of a tile, 128 or 256; tokens * terms is at most 2**15.
+      hidden: dimensions that are copied in one step, 32 or 64.
+      stages: copies in flight.
+      cluster: blocks that take neighbouring tiles of terms of one text, and share their
+        copies of h.
+      lag: steps that the second warp group starts after the first, so that one
+        multiplies while the other looks for the maxima of its tile.
+      ahead: 1 if a warp group begins a step before the last is complete, or 0.
+      turns: texts and tiles of terms of a block.
+      chunks: parts of a tile, in one of which the position of a maximum is looked for.
+      group_bytes: of the h of a group of texts, at most.
     """
 
     tokens: int = 256
@@ -49,6 +56,7 @@ class HopperTiles:
     stages: int = 4
     cluster: int = 1
     lag: int = 2
+    ahead: int = 1
     turns: int = 16
     chunks: int = 1
     group_bytes: int = 2**24
@@ -73,9 +81,8 @@ def hopper(
     # A copy starts at a multiple of 8 rows, so every text has to.
     masks = [_full_rows(mask_BL) for mask_BL in apart(real_T, parts)]
     if any(length % _ROWS for _, length in parts):
-        h_TD = jnp.concatenate(
-            [_full_rows(h_BLD).reshape(-1, h_TD.shape[1]) for h_BLD in apart(h_TD, parts)]
-        )
+        full = [_full_rows(h_BLD) for h_BLD in apart(h_TD, parts)]
+        h_TD = jnp.concatenate([h_BLD.reshape(-1, h_BLD.shape[2]) for h_BLD in full])
     parts = tuple(mask_BL.shape for mask_BL in masks)
     longest = max(length for _, length in parts)
     T = min(_up(longest, 64), tiles.tokens)
@@ -272,7 +279,8 @@ def _kernel(
     @pl.when(mine < _GROUPS)
     def _multiply():
         plgpu.set_max_registers(232, action="increase")
-        lag = min(tiles.lag, steps)
+        # Copies that the second group has not read are at most all there is room for.
+        lag, ahead = min(tiles.lag, stages, steps), tiles.ahead
 
         def product(step, acc_ref):
             def add(j, _):
@@ -289,12 +297,11 @@ def _kernel(
                     def _():
                         plgpu.barrier_arrive(started)
 
-                # The product before this one is complete, and its tiles are read.
-                plgpu.wgmma_wait(1)
+                plgpu.wgmma_wait(ahead)
 
-                @pl.when(j > 0)
+                @pl.when(j >= ahead)
                 def _():
-                    plgpu.barrier_arrive(empty.at[lax.rem(step + j - 1, stages)])
+                    plgpu.barrier_arrive(empty.at[lax.rem(step + j - ahead, stages)])
 
             lax.fori_loop(0, steps, add, None)
             return acc_ref[...]
@@ -314,7 +321,8 @@ def _kernel(
                 tile = pl.run_scoped(
                     partial(product, step), plgpu.ACC((rows, T), jnp.float32)
                 )
-                plgpu.barrier_arrive(empty.at[lax.rem(step + steps - 1, stages)])
+                if ahead:
+                    plgpu.barrier_arrive(empty.at[lax.rem(step + steps - 1, stages)])
                 # Few tiles have padding, and fewer have it between real tokens.
                 whole = (token >= 0) & (token + T <= solid)
                 kind = jnp.where(whole, 0, jnp.where(solid == tokens, 1, 2))

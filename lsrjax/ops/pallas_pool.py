@@ -12,6 +12,7 @@ maximum, so the one in `vocab_pool.py` follows either forward pass.
 The GPU kernel takes 0.35 to 0.56 of the blocked version's time on an H100
 (docs/performance.md), for which its tile sizes were chosen. The TPU kernel compiles for
 TPU v4 to v7 (libtpu 0.0.42) and has been neither run nor timed on hardware.
+`hopper_pool.py` has another GPU kernel, for Hopper and bfloat16 only.
 
 XLA cannot split a kernel over devices. With arrays sharded over a mesh, call it inside
 `shard_map` (with check_vma=False), each device with its texts and its part of the
