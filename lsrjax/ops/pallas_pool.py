@@ -12,6 +12,7 @@ maximum, so the one in `vocab_pool.py` follows either forward pass.
 The GPU kernel takes 0.35 to 0.56 of the blocked version's time on an H100
 (docs/performance.md), for which its tile sizes were chosen. The TPU kernel compiles for
 TPU v4 to v7 (libtpu 0.0.42) and has been neither run nor timed on hardware.
+`hopper_pool.py` has another GPU kernel, for Hopper and bfloat16 only.
 
 XLA cannot split a kernel over devices. With arrays sharded over a mesh, call it inside
 `shard_map` (with check_vma=False), each device with its texts and its part of the
@@ -59,7 +60,8 @@ def project_max(
       w_VD: one row per vocabulary term, cast once to the dtype of `h_TD`.
       real_T: non-zero at real tokens, zero at padding.
       parts: (texts, tokens) of each part.
-      backend: 'gpu' (Triton) or 'tpu' (Mosaic).
+      backend: 'gpu' (Triton), 'tpu' (Mosaic), or 'hopper' (Mosaic GPU) for bfloat16 on
+        a GPU of compute capability 9.x.
       interpret: run the kernel as plain jax operations, on any device; slow.
 
     Returns:
@@ -69,8 +71,9 @@ def project_max(
       itself.
 
     Raises:
-      ValueError: shapes that do not agree, an empty axis, an unknown `backend`, or
-        more than 16 kB of hidden state per token on TPU.
+      ValueError: shapes that do not agree, an empty axis, an unknown `backend`,
+        another dtype than bfloat16 with 'hopper', or more than 16 kB of hidden state
+        per token on TPU.
     """
     shapes = f"h_TD {h_TD.shape}, w_VD {w_VD.shape}, real_T {real_T.shape}"
     if (
@@ -86,13 +89,21 @@ def project_max(
         )
     if 0 in h_TD.shape or 0 in w_VD.shape:
         raise ValueError(f"project_max got an empty axis: {shapes}.")
-    if backend not in ("gpu", "tpu"):
-        raise ValueError(f"backend is {backend!r}; expected 'gpu' or 'tpu'.")
+    if backend not in ("gpu", "hopper", "tpu"):
+        raise ValueError(f"backend is {backend!r}; expected 'gpu', 'hopper' or 'tpu'.")
+    if backend == "hopper" and h_TD.dtype != jnp.bfloat16:
+        # Its products of float32 would round the factors to 10 bits.
+        raise ValueError(f"h_TD is {h_TD.dtype}; backend='hopper' takes bfloat16.")
     # One pass over w here is cheaper than a cast in every tile that reads it.
     w_VD = w_VD.astype(h_TD.dtype)
     real_T = (real_T != 0).astype(jnp.int32)
     if backend == "gpu":
         return _gpu(h_TD, w_VD, real_T, parts, interpret)
+    if backend == "hopper":
+        # Here, because it imports a backend that may be absent.
+        from lsrjax.ops.hopper_pool import hopper
+
+        return hopper(h_TD, w_VD, real_T, parts, interpret=interpret)
     found = [
         _tpu(h_BLD, w_VD, mask_BL, interpret)
         for h_BLD, mask_BL in zip(apart(h_TD, parts), apart(real_T, parts), strict=True)

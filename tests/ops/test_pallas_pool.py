@@ -224,7 +224,7 @@ def test_lowers_for_its_device_without_one(backend, dtype, shape):
 def test_refuses_what_it_does_not_know():
     h_BLD, w_VD, mask_BL = make_inputs((3, 5, 7, 11))
     h_TD, real_T, parts = h_BLD.reshape(-1, 7), mask_BL.reshape(-1), ((3, 5),)
-    with pytest.raises(ValueError, match="expected 'gpu' or 'tpu'"):
+    with pytest.raises(ValueError, match="expected 'gpu', 'hopper' or 'tpu'"):
         project_max(h_TD, w_VD, real_T, parts, backend="cuda")
     with pytest.raises(ValueError, match="w_VD \\(7, 11\\)"):
         project_max(h_TD, w_VD.T, real_T, parts, backend="gpu")
