@@ -21,6 +21,7 @@ from lsrjax.distributed import sharding
 from lsrjax.models.backbones.encoder import shapes_of
 from lsrjax.models.backbones.encoder_config import EncoderConfig
 from lsrjax.models.backbones.table import backbone
+from lsrjax.ops import hardware, pallas_pool
 from lsrjax.ops.vocab_pool import vocab_pool
 from lsrjax.training import compiled_steps
 
@@ -196,6 +197,51 @@ def _head() -> dict:
     return found
 
 
+# Of the kernel for Hopper, whose tiles have not been chosen on one.
+_HOPPER_TILES: dict[str, dict[str, int]] = {
+    "as they are": {},
+    "cluster 2": {"cluster": 2},
+    "cluster 2, chunks 4": {"cluster": 2, "chunks": 4},
+    "cluster 2, chunks 4, lag 0": {"cluster": 2, "chunks": 4, "lag": 0},
+}
+
+
+def _hopper() -> dict:
+    """The kernel for Hopper beside that in Triton: other values, and times by tiles."""
+    device = jax.devices()[0]
+    if not hardware.is_cuda(device, 9.0) or hardware.is_cuda(device, 10.0):
+        return {"not measured": "for GPUs of compute capability 9.x"}
+    from lsrjax.ops.hopper_pool import HopperTiles, hopper
+
+    kernels = {"Triton": partial(pallas_pool.project_max, backend="gpu")}
+    for name, sizes in _HOPPER_TILES.items():
+        kernels[name] = partial(hopper, tiles=HopperTiles(**sizes))
+    found: dict[str, Any] = {}
+    # Whole numbers, whose sums are exact in any order.
+    for parts, D, V, share in (
+        (((5, 7), (4, 611)), 200, 1031, 0.9),
+        (((320, 512),), 768, 30522, 1.0),
+    ):
+        tokens = sum(texts * length for texts, length in parts)
+        h, w = (
+            jax.random.randint(jax.random.key(i), (n, D), -2, 3).astype(jnp.bfloat16)
+            for i, n in enumerate((tokens, V))
+        )
+        real = jax.random.bernoulli(jax.random.key(2), share, (tokens,)).astype(int)
+        wanted = None
+        for name, kernel in kernels.items():
+            try:
+                call = partial(jax.jit(partial(kernel, parts=parts)), h, w, real)
+                have = jax.block_until_ready(call())
+                wanted = wanted or have
+                wrong = [int((x != y).sum()) for x, y in zip(have, wanted, strict=True)]
+                found[f"{name}, V {V:,}: other values, positions"] = str(wrong)
+                found[f"{name}, V {V:,}: forward ms"] = 1e3 * seconds_of(call)
+            except Exception as error:  # a compiler's may be of any class
+                found[f"{name}, V {V:,}"] = f"{type(error).__name__}: {error!s:.100}"
+    return found
+
+
 def encoder_sizes(preset: str | None = None) -> tuple[EncoderConfig, int, int]:
     """BERT base, or a checkpoint's encoder, over 144 texts of 512 tokens."""
     config = workload.student_of(step_sizes("splade-v3", preset)).encoder
@@ -308,6 +354,7 @@ _PIECES: dict[str, Callable[[], dict]] = {
     "machine": _machine,
     "kernels": _kernels,
     "head": _head,
+    "kernel for Hopper": _hopper,
     "encode float32": partial(_encode, "float32"),
     "encode bfloat16": partial(_encode, "bfloat16"),
 }

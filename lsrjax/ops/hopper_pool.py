@@ -128,7 +128,10 @@ def hopper(
         compiler_params=plgpu.CompilerParams(
             lowering_semantics=plgpu.LoweringSemantics.Warpgroup
         ),
-        interpret=plgpu.InterpretGPUParams() if interpret else None,
+        # Before jax 0.11, Mosaic GPU is not interpreted.
+        interpret=plgpu.InterpretGPUParams()  # type: ignore[attr-defined]
+        if interpret
+        else None,
         kernel_name="project_max_hopper",
     )(start_B, tokens_B, solid_B, h_TD, w_VD, real_T)
     return top_BV[:, :V], first_BV[:, :V]
