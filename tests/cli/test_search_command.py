@@ -200,6 +200,12 @@ def test_rankings_are_fused(tmp_path, indexed, model, corpus, session):
         assert [*documents] == [ids[i] for i in expected[0][row] if i >= 0]
 
 
+def test_a_run_of_other_queries_is_refused(session):
+    plan = Plan([{"other": {"d1": 1.0}}, "model"])
+    with pytest.raises(InputError, match="a run has none of the 1 queries, .*'q1'"):
+        planned(session, plan).ranked(QUERIES[:1], 5, ["q1"])
+
+
 def test_views_search_alone(session):
     whole = session.ranked(QUERIES, len(TEXTS))
     parts = [

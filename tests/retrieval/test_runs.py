@@ -26,6 +26,11 @@ def test_a_run_comes_back_in_its_order(tmp_path, name):
     assert text.splitlines()[0].split() == ["q1", "Q0", "c", "1", "1.5", "my_run"]
 
 
+def test_a_byte_order_mark_is_no_part_of_an_id(tmp_path):
+    (tmp_path / "run").write_text("q1 Q0 a 1 0.5 tag\n", encoding="utf-8-sig")
+    assert read_run(tmp_path / "run") == {"q1": {"a": 0.5}}
+
+
 def test_trec_eval_sees_the_order_of_equal_scores(tmp_path):
     write_run(tmp_path / "run", ["q1", "q2"], ["a", "b", "c"], HITS, SCORES)
     run = ir_measures.read_trec_run(str(tmp_path / "run"))
