@@ -104,6 +104,7 @@ def _out(args: argparse.Namespace) -> pathlib.Path | None:
     out = pathlib.Path(paths.local(args.out, "--out"))
     if out.exists():
         raise InputError(f"{out} exists. Remove it, or name another --out.")
+    out.parent.mkdir(parents=True, exist_ok=True)
     return out
 
 

@@ -4,6 +4,7 @@ import gzip
 import math
 import os
 import pathlib
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import TextIO, cast
 
@@ -70,7 +71,7 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     _add(found, line, f"{path}:{number}")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputError(f"{path} cannot be read as a TREC run: {error}.") from error
     return found
 

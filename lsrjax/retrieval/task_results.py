@@ -5,6 +5,7 @@ import gzip
 import json
 import pathlib
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -204,7 +205,14 @@ class Other:
                 for row in rows
                 if row["system"] == self._system
             }
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            TypeError,
+            zlib.error,
+        ) as error:
             raise InputError(
                 f"--compare {path} is no folder that `lsrjax evaluate --out` wrote"
                 f" ({type(error).__name__}: {error}). Name one, or a TREC run."

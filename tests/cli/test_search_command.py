@@ -187,7 +187,7 @@ def test_rankings_are_fused(tmp_path, indexed, model, corpus, session):
     np.testing.assert_array_equal(found.hits, expected[0])
     np.testing.assert_allclose(found.scores, expected[1], rtol=1e-6)
     # The same from a file of one ranking, through the command.
-    run, fused = tmp_path / "own.trec", tmp_path / "fused.trec"
+    run, fused = tmp_path / "a" / "new" / "own.trec", tmp_path / "fused.trec"
     base = ["--index", str(indexed), "--model", str(model)]
     base += ["--queries", str(corpus / "queries.tsv")]
     search.main([*base, "--out", str(run), "--depth", str(depth)])

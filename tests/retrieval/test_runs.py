@@ -60,8 +60,10 @@ def test_an_id_with_a_space_is_refused_and_leaves_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_packed_file_that_is_cut_is_refused(tmp_path):
-    packed = gzip.compress(b"q1 Q0 a 1 0.5 tag\n" * 1)
-    (tmp_path / "run.gz").write_bytes(packed[:-9])
+@pytest.mark.parametrize("changed", [slice(-9, None), slice(10, 12)])
+def test_a_packed_file_that_is_damaged_is_refused(tmp_path, changed):
+    packed = bytearray(gzip.compress(b"q1 Q0 a 1 0.5 tag\n" * 1))
+    packed[changed] = b"" if changed.stop is None else b"\xff\xff"
+    (tmp_path / "run.gz").write_bytes(packed)
     with pytest.raises(InputError, match="cannot be read as a TREC run"):
         read_run(tmp_path / "run.gz")
