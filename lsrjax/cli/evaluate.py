@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import functools
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -183,7 +184,7 @@ def _setup(
         ways=ways,
         lowercase=args.lowercase,
         with_bm25=not args.no_bm25,
-        metrics=tuple(one for one in (args.metrics or "").split(",") if one),
+        metrics=_metrics(args.metrics or ""),
         curve=curve,
         shown=shown,
         fusion=fusion,
@@ -217,6 +218,12 @@ def _fusion(
     fusion = options.resolve(FUSIONS, node, "--fusion")
     check_weights(fusion, len(fused))
     return fusion, fused
+
+
+def _metrics(text: str) -> tuple[str, ...]:
+    """Names with commas between, which may also have some in parentheses."""
+    names = map(str.strip, re.split(r",(?![^()]*\))", text))
+    return tuple(name for name in names if name)
 
 
 def _sizes(text: str) -> tuple[int, ...]:

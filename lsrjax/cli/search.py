@@ -37,7 +37,7 @@ from lsrjax.retrieval.fusion import FUSIONS
 from lsrjax.retrieval.index_folder import Index
 from lsrjax.retrieval.matches import Match
 from lsrjax.retrieval.pruning import Pruning
-from lsrjax.retrieval.runs import read_run, write_run
+from lsrjax.retrieval.runs import check_ids, read_run, write_run
 from lsrjax.retrieval.text_search import MODEL, Found, Hit, Plan, TextSearch
 
 _SHOWN = 200  # characters of a document's text
@@ -105,6 +105,7 @@ def _out(args: argparse.Namespace) -> pathlib.Path | None:
     out = pathlib.Path(paths.local(args.out, "--out"))
     if out.exists():
         raise InputError(f"{out} exists. Remove it, or name another --out.")
+    out.parent.mkdir(parents=True, exist_ok=True)
     return out
 
 
@@ -150,6 +151,7 @@ def feedback_of(wanted: bool, values: Mapping[str, Any]) -> Rocchio | None:
 def _write_run(session: TextSearch, queries: str, out: pathlib.Path, depth: int):
     rows = NumberedTexts(queries, "--queries", "query")
     keys, texts = rows.read(0, len(rows))
+    check_ids(keys, "query")
     found = session.ranked(texts, depth, keys)
     write_run(out, keys, session.index.ids, found.hits, found.scores)
     # With the compilation, which a rate of few queries would mostly be.

@@ -148,6 +148,9 @@ class _Work:
             console.print(f"{name}: {task.name}, {facts}", highlight=False)
             if self.kept:
                 self.texts.append(texts_of(task))
+                if (key := task_results.unfit_id(task)) is not None:
+                    text = f"has no TREC runs, which cannot hold its id {key!r}"
+                    console.print(f"{name}: {task.name} {text}", highlight=False)
 
     def evaluate(self, name: str, console: Console) -> dict[str, Any]:
         """Evaluates all corpora, prints tables, and returns a file's facts on them."""

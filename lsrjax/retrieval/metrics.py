@@ -11,6 +11,9 @@ Relevant = int | Collection[int] | Mapping[int, int]
 
 # Ranks used by a measure without cut-off, as in TREC.
 _UNCUT_DEPTH = 1000
+_LARGEST_CUTOFF = 2**20
+# trec_eval counts documents by grade, in memory that grows with the largest one.
+LARGEST_GRADE = 10**6
 METRICS = ("nDCG@10", "R@100")
 
 
@@ -71,10 +74,16 @@ def required_depth(metrics: Sequence[str]) -> int:
     """The depth to search: the largest cut-off, or 1,000 for metrics without one.
 
     A cut-off is part of a metric's name: nDCG@10. Metrics without one (AP, RR, nDCG)
-    use the whole ranking, of which TREC keeps 1,000.
+    use the whole ranking, of which TREC keeps 1,000; so do those with `judged_only`,
+    which count ranks after hits without a judgement are left out.
     """
-    cutoffs = [_parse(name).params.get("cutoff", _UNCUT_DEPTH) for name in metrics]
-    return max(cutoffs, default=1)
+    return max((_depth(_parse(name)) for name in metrics), default=1)
+
+
+def _depth(measure: ir_measures.Measure) -> int:
+    cutoff = measure.params.get("cutoff", _UNCUT_DEPTH)
+    judged_only = measure.params.get("judged_only", False)
+    return max(cutoff, _UNCUT_DEPTH) if judged_only else cutoff
 
 
 def _parse(name: str) -> ir_measures.Measure:
@@ -87,8 +96,15 @@ def _parse(name: str) -> ir_measures.Measure:
         raise ValueError(_unknown(name, str(error))) from error
     if measure.params.get("cutoff", 1) < 1:  # trec_eval ends the process on these
         raise ValueError(_unknown(name, "the cut-off is below 1"))
+    if measure.params.get("cutoff", 1) > _LARGEST_CUTOFF:
+        raise ValueError(_unknown(name, f"the cut-off is above {_LARGEST_CUTOFF:,}"))
     if not ir_measures.DefaultPipeline.supports(measure):
         raise ValueError(_unknown(name, "no installed package computes it"))
+    try:
+        ir_measures.evaluator([measure], {"0": {"0": 1}})
+    # Packages refuse parameters, such as rel=0, that ir_measures takes.
+    except Exception as error:
+        raise ValueError(_unknown(name, str(error))) from error
     return measure
 
 

@@ -4,7 +4,8 @@ import gzip
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from typing import TextIO, cast
 
 import numpy as np
@@ -35,19 +36,19 @@ def write_run(
     Raises:
       InputError: an id with a space, which the format cannot hold.
     """
+    check_ids(query_ids, "query")
     path = pathlib.Path(path)
     tag = "_".join(tag.split()) or "lsrjax"
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with _open(path, temporary, "wt") as file:
             for key, found, own in zip(query_ids, hits, scores, strict=True):
-                _check_id(key, "query")
                 last = np.float32(math.inf)
                 for rank, (place, score) in enumerate(zip(found, own, strict=True), 1):
                     if place < 0:
                         break
                     document = document_ids[place]
-                    _check_id(document, "document")
+                    check_ids([document], "document")
                     below = np.nextafter(last, np.float32(-math.inf))
                     last = min(np.float32(score), below)
                     file.write(f"{key} Q0 {document} {rank} {last!s} {tag}\n")
@@ -70,7 +71,7 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     _add(found, line, f"{path}:{number}")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputError(f"{path} cannot be read as a TREC run: {error}.") from error
     return found
 
@@ -98,14 +99,21 @@ def _add(found: dict[str, dict[str, float]], line: str, where: str) -> None:
     own[document] = value
 
 
-def _open(named: pathlib.Path, path: pathlib.Path, mode: str) -> TextIO:
-    opener = gzip.open if named.suffix == ".gz" else open
-    return cast(TextIO, opener(path, mode, encoding="utf-8"))
+def unfit(ids: Iterable[str]) -> str | None:
+    """The first of some ids that no run can hold: it is empty or has a space."""
+    return next((key for key in ids if key.split() != [key]), None)
 
 
-def _check_id(key: str, kind: str) -> None:
-    if not key or key.split() != [key]:
+def check_ids(ids: Iterable[str], kind: str) -> None:
+    """Raises InputError for an id of a kind that no run can hold."""
+    if (key := unfit(ids)) is not None:
         raise InputError(
             f"The {kind} id {key!r} is empty or has a space, which no TREC run can"
-            " hold. Write results as JSON instead, or change the id."
+            " hold. Change the id."
         )
+
+
+def _open(named: pathlib.Path, path: pathlib.Path, mode: str) -> TextIO:
+    opener = gzip.open if named.suffix == ".gz" else open
+    encoding = "utf-8-sig" if mode == "rt" else "utf-8"
+    return cast(TextIO, opener(path, mode, encoding=encoding))

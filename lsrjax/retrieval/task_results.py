@@ -5,6 +5,7 @@ import gzip
 import json
 import pathlib
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from lsrjax.retrieval import metrics as measures
 from lsrjax.retrieval import results_file, significance
 from lsrjax.retrieval.rank import Ranking
 from lsrjax.retrieval.results_file import RESULTS_FILE
-from lsrjax.retrieval.runs import read_run, write_run
+from lsrjax.retrieval.runs import read_run, unfit, write_run
 from lsrjax.retrieval.tasks.task import Task
 
 QUERIES_FILE = "per_query.jsonl.gz"
@@ -166,11 +167,16 @@ def run_name(part: str, system: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", f"{part}.{system}") + ".trec.gz"
 
 
+def unfit_id(task: Task) -> str | None:
+    """An id of a task because of which it has no TREC runs."""
+    return unfit([*task.query_ids, *task.document_ids])
+
+
 def write_runs(
     folder: pathlib.Path, task: Task, found: Mapping[str, Ranking]
 ) -> list[str]:
     """Writes a TREC run of each system, if the task has ids; returns their names."""
-    if not task.query_ids or not task.document_ids:
+    if not task.query_ids or not task.document_ids or unfit_id(task) is not None:
         return []
     folder.mkdir(parents=True, exist_ok=True)
     for system, ranking in found.items():
@@ -199,7 +205,14 @@ class Other:
                 for row in rows
                 if row["system"] == self._system
             }
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            TypeError,
+            zlib.error,
+        ) as error:
             raise InputError(
                 f"--compare {path} is no folder that `lsrjax evaluate --out` wrote"
                 f" ({type(error).__name__}: {error}). Name one, or a TREC run."
@@ -232,6 +245,12 @@ class Other:
             )
         depth = measures.required_depth(metrics)
         places = {key: place for place, key in enumerate(task.document_ids)}
+        named = [key for query in task.query_ids for key in run.get(query, ())]
+        if not any(key in places for key in named):
+            raise InputError(
+                f"--compare {self.path} has none of the documents of {task.name}, but"
+                f" {named[0]!r} for one. Name a run over the same corpus."
+            )
         hits = np.full((len(task.query_ids), depth + 1), -1, np.int32)
         for row, query in enumerate(task.query_ids):
             # As trec_eval: of equal scores, the later id first.

@@ -239,6 +239,11 @@ class TextSearch:
     def _run(self, run: RunScores, keys: Sequence[str], depth: int) -> Hits:
         hits = np.full((len(keys), depth), -1, np.int32)
         scores = np.zeros((len(keys), depth), np.float32)
+        if not any(key in run for key in keys):
+            raise InputError(
+                f"--rank: a run has none of the {len(keys):,} queries, such as"
+                f" {keys[0]!r}. Take a run of the same queries."
+            )
         for row, key in enumerate(keys):
             best = sorted(run.get(key, {}).items(), key=lambda one: -one[1])[:depth]
             for rank, (document, score) in enumerate(best):

@@ -197,6 +197,24 @@ def test_comparisons_with_an_evaluation_and_with_a_run(tmp_path, folder, first, 
         other = ("--task", "beir", f"--task.path={data / 'sv'}")
         run("--model", folder, *other, "--compare", first)
     assert "beir/all" in capsys.readouterr().err
+    lines(tmp_path / "run", ["q1 Q0 D1 1 0.5 tag"])
+    with pytest.raises(SystemExit):
+        run("--model", folder, *danish, "--compare", tmp_path / "run")
+    assert "none of the documents of beir/da, but 'D1' for" in capsys.readouterr().err
+
+
+def test_ids_with_spaces_are_measured_without_runs(tmp_path, folder, capsys):
+    data, out = tmp_path / "data", tmp_path / "out"
+    jsonl(data / "corpus.jsonl", [{"_id": f"d {i}", "text": WORDS[i]} for i in (0, 1)])
+    jsonl(data / "queries.jsonl", [{"_id": "q 1", "text": WORDS[1]}])
+    lines(data / "qrels/test.tsv", ["q 1\td 1\t1"])
+    task = ("--task", "beir", f"--task.path={data}")
+    names = "RR@10, P(rel=1,judged_only=True)@1"
+    run("--model", folder, *task, "--out", out, "--metrics", names, "--no_bm25")
+    assert "cannot hold its id 'q 1'" in capsys.readouterr().out
+    assert not (out / "runs").exists()
+    (row,) = rows_of(out)
+    assert row["query"] == "q 1" and [*row][5:7] == names.split(", ")
 
 
 def test_an_evaluation_that_was_stopped_goes_on(

@@ -187,7 +187,7 @@ def test_rankings_are_fused(tmp_path, indexed, model, corpus, session):
     np.testing.assert_array_equal(found.hits, expected[0])
     np.testing.assert_allclose(found.scores, expected[1], rtol=1e-6)
     # The same from a file of one ranking, through the command.
-    run, fused = tmp_path / "own.trec", tmp_path / "fused.trec"
+    run, fused = tmp_path / "a" / "new" / "own.trec", tmp_path / "fused.trec"
     base = ["--index", str(indexed), "--model", str(model)]
     base += ["--queries", str(corpus / "queries.tsv")]
     search.main([*base, "--out", str(run), "--depth", str(depth)])
@@ -198,6 +198,12 @@ def test_rankings_are_fused(tmp_path, indexed, model, corpus, session):
     ids = [f"d{i}" for i in range(depth)]
     for row, documents in enumerate(read_run(fused).values()):
         assert [*documents] == [ids[i] for i in expected[0][row] if i >= 0]
+
+
+def test_a_run_of_other_queries_is_refused(session):
+    plan = Plan([{"other": {"d1": 1.0}}, "model"])
+    with pytest.raises(InputError, match="a run has none of the 1 queries, .*'q1'"):
+        planned(session, plan).ranked(QUERIES[:1], 5, ["q1"])
 
 
 def test_views_search_alone(session):

@@ -79,7 +79,10 @@ def test_single_documents_and_collections_are_the_same():
     assert evaluate(HITS[:4], numbers, ("R@5",)) == {"R@5": 0.5}
 
 
-@pytest.mark.parametrize("name", ["nonsense@3", "nDCG@", "R", "nDCG@x", "R@0", "R@-1"])
+@pytest.mark.parametrize(
+    "name",
+    ["nonsense@3", "nDCG@", "R", "nDCG@x", "R@0", "R@-1", "R@1048577", "P(rel=0)@5"],
+)
 def test_unknown_metrics_name_the_known_ones(name):
     with pytest.raises(ValueError, match=r"cannot compute .* nDCG"):
         evaluate(HITS, RELEVANT, (name,))
@@ -110,3 +113,5 @@ def test_required_depth_is_the_largest_cutoff():
     assert required_depth(("RR@1",)) == 1
     # Of the whole ranking, TREC keeps 1,000.
     assert required_depth(("nDCG@10", "AP")) == 1000
+    # Hits without a judgement take no rank.
+    assert required_depth(("nDCG(judged_only=True)@10",)) == 1000

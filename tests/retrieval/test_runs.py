@@ -26,6 +26,11 @@ def test_a_run_comes_back_in_its_order(tmp_path, name):
     assert text.splitlines()[0].split() == ["q1", "Q0", "c", "1", "1.5", "my_run"]
 
 
+def test_a_byte_order_mark_is_no_part_of_an_id(tmp_path):
+    (tmp_path / "run").write_text("q1 Q0 a 1 0.5 tag\n", encoding="utf-8-sig")
+    assert read_run(tmp_path / "run") == {"q1": {"a": 0.5}}
+
+
 def test_trec_eval_sees_the_order_of_equal_scores(tmp_path):
     write_run(tmp_path / "run", ["q1", "q2"], ["a", "b", "c"], HITS, SCORES)
     run = ir_measures.read_trec_run(str(tmp_path / "run"))
@@ -55,8 +60,10 @@ def test_an_id_with_a_space_is_refused_and_leaves_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_packed_file_that_is_cut_is_refused(tmp_path):
-    packed = gzip.compress(b"q1 Q0 a 1 0.5 tag\n" * 1)
-    (tmp_path / "run.gz").write_bytes(packed[:-9])
+@pytest.mark.parametrize("changed", [slice(-9, None), slice(10, 12)])
+def test_a_packed_file_that_is_damaged_is_refused(tmp_path, changed):
+    packed = bytearray(gzip.compress(b"q1 Q0 a 1 0.5 tag\n" * 1))
+    packed[changed] = b"" if changed.stop is None else b"\xff\xff"
+    (tmp_path / "run.gz").write_bytes(packed)
     with pytest.raises(InputError, match="cannot be read as a TREC run"):
         read_run(tmp_path / "run.gz")

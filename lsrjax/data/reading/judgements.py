@@ -11,6 +11,11 @@ from lsrjax.errors import InputError
 
 _DIGIT = re.compile(r"\d")
 
+# Names of their columns in BEIR, mteb and TREC.
+QUERY = ("query-id", "query_id", "qid")
+DOCUMENT = ("corpus-id", "corpus_id", "docid", "doc_id", "pid")
+GRADE = ("score", "relevance", "label", "rel")
+
 # Query to document to grade; a grade above 0 is relevant.
 Judged = dict[str, dict[str, float]]
 
@@ -33,7 +38,7 @@ def read_qrels(
     Raises:
       BadRecord: without `bad`, a line of another shape, or, without `last_counts`, a
         document with two grades.
-      InputError: no judgement, or none above 0.
+      InputError: no judgement, or none above 0, or a header with another order.
     """
     judged: Judged = {}
     first = True
@@ -87,6 +92,7 @@ def _judgement(line: bytes, where: str, header: bool) -> tuple[str, str, float]:
     if len(cells) == 1 and len(text.split()) == 4:
         cells = text.split()
     if header and _names_columns(text.split()):
+        _check_order(text.lower().split(), where)
         raise _Header
     grade = _number(cells[-1])
     if len(cells) not in (3, 4) or grade is None or math.isnan(grade):
@@ -101,6 +107,16 @@ def _judgement(line: bytes, where: str, header: bool) -> tuple[str, str, float]:
 def _names_columns(cells: list[str]) -> bool:
     """Whether these are names, not a judgement whose grade is no number."""
     return 3 <= len(cells) <= 4 and not any(map(_DIGIT.search, cells))
+
+
+def _check_order(names: list[str], where: str) -> None:
+    for place, known in ((0, QUERY), (-2, DOCUMENT), (-1, GRADE)):
+        for name in {*known} & {*names}:
+            if names[place] != name:
+                raise InputError(
+                    f"{where} names the columns {', '.join(names)}. Write the query"
+                    " first and, last, the document and the grade."
+                )
 
 
 def _number(cell: str) -> float | None:

@@ -101,10 +101,16 @@ class ParquetRows:
         """Unpacks some columns, named by their fields, and closes the file.
 
         Raises:
-          InputError: the file could not be read, or there is no space to unpack it.
+          InputError: the file could not be read, has such a column twice, or there is
+            no space to unpack it.
         """
         import pyarrow as pa
 
+        for name in fields.values():
+            if self.column_names.count(name) > 1:
+                raise InputError(
+                    f"{self._path} has several columns {name}. Give each its own name."
+                )
         try:
             self._rows = ArrowRows(self._unpacked(list(dict.fromkeys(fields.values()))))
         except (pa.ArrowInvalid, OSError) as e:

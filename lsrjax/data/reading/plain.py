@@ -11,6 +11,7 @@ import json
 import os
 import re
 import tempfile
+import tokenize
 from collections.abc import Callable, Iterable, Iterator
 
 from lsrjax.errors import InputError
@@ -324,7 +325,7 @@ def _value(name: str, cell: str):
         return None
     scores = re.search("score|label", name, re.IGNORECASE) is not None
     if scores or cell.startswith("["):
-        for parse in (json.loads, ast.literal_eval):
+        for parse in (json.loads, _literal):
             value = _tried(parse, cell)
             if scores and isinstance(value, float | int | list):
                 return value
@@ -334,8 +335,22 @@ def _value(name: str, cell: str):
     return cell
 
 
+def _literal(cell: str):
+    """A value in Python's notation; of texts also without commas, as NumPy prints them.
+
+    Python itself joins texts that have no comma between.
+    """
+    value = ast.literal_eval(cell)
+    if not isinstance(value, list):
+        return value
+    tokens = tokenize.generate_tokens(io.StringIO(cell).readline)
+    texts = [token.string for token in tokens if token.type == tokenize.STRING]
+    whole = len(texts) == len(value) or not all(isinstance(v, str) for v in value)
+    return value if whole else [ast.literal_eval(text) for text in texts]
+
+
 def _tried(parse: Callable, cell: str):
     try:
         return parse(cell)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except (ValueError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError):
         return None

@@ -8,7 +8,7 @@ import itertools
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lsrjax.data.reading import plain
@@ -232,7 +232,7 @@ def _json_text(
         )
     key, text = _text_columns(row, where, fields)
     own = empty if row[text] is None else row[text]
-    text = _checked(join(row.get("title"), own), where)
+    text = _checked(join(_title(row, where), own), where)
     return as_id(row[key], where), text
 
 
@@ -325,6 +325,17 @@ def _text_columns(
     return chosen[0], chosen[1]
 
 
+def _title(row: Mapping[str, Any], where: str) -> str | None:
+    title = row.get("title")
+    if title is not None and not isinstance(title, str):
+        raise BadRecord(
+            TYPE,
+            f"{where}: the title is {title!r:.80}, not a string. Give it a text, or"
+            " null.",
+        )
+    return title
+
+
 def _checked(text: Any, where: str) -> str:
     if not isinstance(text, str):
         kind = EMPTY if text is None else TYPE
@@ -380,5 +391,5 @@ class _TableTexts:
             row = self._rows.row(number)
         except UnicodeDecodeError as e:
             raise BadRecord(UTF8, f"{where}: a text is not UTF-8 ({e}).") from e
-        text = _checked(self._join(row.get("title"), row["text"]), where)
+        text = _checked(self._join(_title(row, where), row["text"]), where)
         return as_id(row["id"], where), text

@@ -14,14 +14,16 @@ from lsrjax.data.reading import plain
 from lsrjax.data.reading.files import read_files
 from lsrjax.data.reading.ids import as_id
 from lsrjax.data.reading.jsonl import Lines
-from lsrjax.data.reading.judgements import Judged, read_qrels
+from lsrjax.data.reading.judgements import (
+    DOCUMENT,
+    GRADE,
+    QUERY,
+    Judged,
+    read_qrels,
+)
 from lsrjax.errors import InputError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-# Columns of judgements as BEIR, mteb and TREC name them.
-_QUERY = ("query-id", "query_id", "qid")
-_DOCUMENT = ("corpus-id", "corpus_id", "docid", "doc_id", "pid")
-_GRADE = ("score", "relevance", "label", "rel")
 
 
 class Repository:
@@ -208,7 +210,7 @@ def _table_rows(path: pathlib.Path) -> Iterator[tuple[str, str, float]]:
     ((_, rows),) = read_files(str(path))
     names = rows.column_names
     chosen = {}
-    for what, known in (("query", _QUERY), ("document", _DOCUMENT), ("grade", _GRADE)):
+    for what, known in (("query", QUERY), ("document", DOCUMENT), ("grade", GRADE)):
         found = [name for name in known if name in names]
         if found:
             chosen[what] = found[0]

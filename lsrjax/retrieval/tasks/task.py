@@ -122,13 +122,20 @@ def judged_task(
     """
     asked: dict[str, tuple[str, str]] = {}
     for key, text, language in queries:
-        if key not in judgements:
+        if key not in judgements and spelled_otherwise(key) not in judgements:
             continue
         if asked.setdefault(key, (text, language)) != (text, language):
             raise InputError(f"{name}: the query {key!r} occurs twice. Remove one.")
         if not text.strip():
             raise InputError(f"{name}: the query {key!r} has no text. Fill it in.")
-    if missing := [key for key in judgements if key not in asked]:
+    # By query, its id in the judgements; of 7 and 7.0, that of the same spelling.
+    judged_as = {
+        key: key if key in judgements else spelled_otherwise(key)
+        for key in asked
+        if key in judgements or spelled_otherwise(key) not in asked
+    }
+    found = set(judged_as.values())
+    if missing := [key for key in judgements if key not in found]:
         swapped = len(documents.places(missing)) == len(missing)
         if swapped and len(missing) == len(judgements):
             raise InputError(
@@ -145,23 +152,23 @@ def judged_task(
     places = documents.places(judged)
     count = len(documents)
     relevant = [
-        graded(f"{name}, query {key!r}", judgements[key], places, count)
-        for key in asked
+        graded(f"{name}, query {key!r}", judgements[own], places, count)
+        for key, own in judged_as.items()
     ]
     data = {
         "documents": count,
-        "queries": len(asked),
+        "queries": len(judged_as),
         "judgements": sum(map(len, judgements.values())),
         **({"repeated_ids": documents.repeated} if documents.repeated else {}),
         **more.pop("data", {}),
     }
     return Task(
-        queries=[text for text, _ in asked.values()],
-        languages=[language for _, language in asked.values()],
+        queries=[asked[key][0] for key in judged_as],
+        languages=[asked[key][1] for key in judged_as],
         corpus=documents.texts,
         relevant=relevant,
         name=name,
-        query_ids=list(asked),
+        query_ids=list(judged_as),
         document_ids=documents.ids,
         data=data,
         **more,
@@ -180,18 +187,25 @@ def graded(
       documents: of the corpus.
 
     Raises:
-      InputError: a grade is not a whole number, or a relevant document is missing.
+      InputError: a grade is not a whole number or too large, a document has two, or a
+        relevant document is missing.
     """
     grades: dict[int, int] = {}
     for key, grade in judged.items():
-        if grade % 1:
+        if grade % 1 or abs(grade) > measures.LARGEST_GRADE:
             raise InputError(
                 f"{where}: the document {key!r} has the grade {grade:g}. Metrics take"
-                " whole numbers: 0 for not relevant, 1 and more for relevant."
+                " whole numbers: 0 for not relevant, 1 and more for relevant, up to"
+                f" {measures.LARGEST_GRADE:,}."
             )
         found = places.get(key, places.get(spelled_otherwise(key)))
         if found is not None:
-            grades[found] = int(grade)
+            if grades.setdefault(found, int(grade)) != grade:
+                raise InputError(
+                    f"{where}: the document {key!r} is judged {grade:g}, but"
+                    f" {grades[found]} as {spelled_otherwise(key)!r}. Remove one of the"
+                    " two."
+                )
         elif grade > 0:
             raise InputError(
                 f"{where}: the relevant document {key!r} is not in the corpus"

@@ -44,6 +44,8 @@ def test_shapes(tmp_path, text):
         (BEIR + "q3\t\t1\n", "line 4: an id is ''"),
         (BEIR + "q1\ta\t1\n", "line 4: .*'a' of the query 'q1' is judged 1, but 2"),
         ("what\never\n", "line 1 is"),
+        ("corpus-id\tquery-id\tscore\n" + BEIR, "line 1 names the columns corpus-id"),
+        ("query-id\tscore\tdocid\n" + BEIR, "Write the query first and, last, the doc"),
         ("q3\ta\thigh\n" + BEIR, r"line 1 is \['q3', 'a', 'high'\]"),
         ("7 0 8 rel\n" + TREC, "line 1 is"),
     ],

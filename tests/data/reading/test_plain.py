@@ -151,6 +151,31 @@ def test_elements_of_an_array_are_no_lines(tmp_path):
         Corpus(str(tmp_path / "x.json"), "config.data.corpus")
 
 
+@pytest.mark.parametrize(
+    ("cell", "texts"),
+    [
+        ("['a' 'b']", ["a", "b"]),
+        ("['it, \\'a\\' \"b\"'\n \"c's\"]", ["it, 'a' \"b\"", "c's"]),
+        ("['a', 'b' 'c']", ["a", "b", "c"]),
+        ("['a']", ["a"]),
+        ("['a' b]", ["['a' b]"]),
+    ],
+)
+def test_texts_that_numpy_printed_stay_apart(tmp_path, cell, texts):
+    path = tmp_path / "x.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["query", "pos"], ["q", cell]])
+    (group,) = opened(path)
+    assert [text["*"] for text in group.positives] == texts
+
+
+def test_a_column_that_is_there_twice_is_named(tmp_path):
+    table = pa.table([["q"], ["r"], [["p"]]], names=["query", "query", "pos"])
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"x\.parquet has several columns query"):
+        opened(tmp_path / "x.parquet")
+
+
 def test_ids_of_csv_stay_texts(tmp_path):
     (tmp_path / "x.csv").write_text(
         'query,positive_document_ids,negative_document_ids\nq,007,"[7, 8]"\n'

@@ -88,6 +88,11 @@ def test_titles_may_be_missing_where_others_have_them(tmp_path):
         ({"id": "a", "text": "half \ud83d"}, "the text is not text: 'utf-8' codec"),
         ({"id": "a", "title": "\udc00", "text": "b"}, "the text is not text"),
         ({"id": "a\ud83d", "text": "b"}, r"the id 'a\\ud83d' is not text"),
+        (
+            {"id": "a", "title": float("nan"), "text": "b"},
+            "the title is nan, not a str",
+        ),
+        ({"id": "a", "title": ["b"], "text": "b"}, r"the title is \['b'\], not a str"),
         ({"id": "a", "text": None}, "the text is None"),
         ({"id": "a", "text": 7}, "the text is 7"),
         ({"id": None, "text": "b"}, "an id is None"),

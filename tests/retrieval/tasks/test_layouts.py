@@ -82,6 +82,7 @@ def test_folders_by_language(tmp_path):
     [
         ("q1\tnobody\t1", "query 'q1': the relevant document 'nobody' is not in the"),
         ("q1\td4\t0.5", "query 'q1': the document 'd4' has the grade 0.5"),
+        ("q1\td4\t5000000000", "the document 'd4' has the grade 5e\\+09"),
         ("nobody\td4\t1", "1 of 3 judged queries are not among the queries, 'nobody'"),
         ("q1\td2\t1", "judged 1, but 2 before"),
     ],
@@ -106,6 +107,22 @@ def test_queries_in_the_place_of_documents_are_named(tmp_path, swapped):
         files[1].write_text(corpus)
     with pytest.raises(InputError, match="'.+' for one, are those of documents"):
         one("beir", path=str(tmp_path))
+
+
+def test_floats_in_the_judgements_are_ids(tmp_path):
+    def written(*qrels):
+        lines(tmp_path / "qrels/test.tsv", qrels)
+        return one("beir", path=str(tmp_path))
+
+    jsonl(tmp_path / "corpus.jsonl", [{"_id": i, "text": f"t{i}"} for i in range(9)])
+    queries = [{"_id": key, "text": f"ask {key}"} for key in (3, 4, "4.0")]
+    jsonl(tmp_path / "queries.jsonl", queries)
+    assert judged(written("3.0\t7.0\t1", "4\t8\t2")) == {"3": {"7": 1}, "4": {"8": 2}}
+    assert written("4.0\t8\t1").queries == ["ask 4.0"]
+    with pytest.raises(InputError, match="'8.0' is judged 1, but 2 as '8'"):
+        written("4\t8\t2", "4\t8.0\t1")
+    with pytest.raises(InputError, match="1 of 2 judged queries .*'3.0' for one"):
+        written("3\t8\t2", "3.0\t7\t1")
 
 
 def test_an_empty_corpus_is_named(tmp_path):
