@@ -202,7 +202,10 @@ def _trained_here(folder: pathlib.Path, reference: str) -> SavedModel:
     model = _stage(folder, reference)
     return dataclasses.replace(
         model,
-        **{name: stage.get("data", {}).get(name, 0) for name in _LENGTHS},
+        **{
+            name: getattr(model, name) or stage.get("data", {}).get(name, 0)
+            for name in _LENGTHS
+        },
         config=stage or None,
         results=texts.get(folder.name),
         evaluation=task_tables.markdown(tasks),
