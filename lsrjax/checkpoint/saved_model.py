@@ -90,6 +90,10 @@ class SavedModel:
         return dataclasses.replace(self, spec=self.spec.replaced(encoder=encoder))
 
 
+# Kept with a model that is saved alone; those of a stage are in its run's config.
+_LENGTHS = ("query_length", "document_length")
+
+
 def write_model_files(
     folder: pathlib.Path,
     spec: RetrieverSpec,
@@ -152,8 +156,10 @@ def load_model(
     _, abstract = retriever.split(spec)
     tokenizers = (folder / TOKENIZER, folder / PIVOT_TOKENIZER)
     own, pivot = (path if path.is_dir() else None for path in tokenizers)
+    lengths = _lengths(folder / DONE_FILE)
     if not values:
-        return SavedModel(*retriever.trained(spec, abstract), own, pivot, str(folder))
+        spec, kept = retriever.trained(spec, abstract)
+        return SavedModel(spec, kept, own, pivot, str(folder), **lengths)
     # The optimizer's state stays on disk.
     path = folder / CHECKPOINTS / str(step)
     stored = _stored_params(path, abstract)
@@ -168,7 +174,26 @@ def load_model(
         str(folder),
         dev=digests.read(folder, step).dev,
         factors=low_rank.factors(kept),
+        **lengths,
     )
+
+
+def _lengths(path: pathlib.Path) -> dict[str, Any]:
+    """`query_length` and `document_length` that `save_model` kept; 0: it does not say.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+
+    def parse(values: dict) -> dict[str, Any]:
+        found = {name: values.get(name, 0) for name in _LENGTHS}
+        if any(type(length) is not int or length < 0 for length in found.values()):
+            raise ValueError(f"lengths of texts are {found}")
+        return found
+
+    if not path.is_file():  # of a stage that is trained
+        return {}
+    return json_files.read_json(path, "Save the model again.", parse)
 
 
 def _stored_params(checkpoint: pathlib.Path, abstract: dict) -> dict:
@@ -238,7 +263,8 @@ def save_model(folder: pathlib.Path, model: SavedModel) -> None:
     manager.wait_until_finished()
     manager.close()
     digests.write(folder, 0, dict(model.dev))
-    json_files.write_json(folder / DONE_FILE, {"steps": 0})
+    lengths = {name: getattr(model, name) for name in _LENGTHS}
+    json_files.write_json(folder / DONE_FILE, {"steps": 0} | lengths)
 
 
 def load_spec(folder: str | pathlib.Path) -> RetrieverSpec:

@@ -202,7 +202,10 @@ def _trained_here(folder: pathlib.Path, reference: str) -> SavedModel:
     model = _stage(folder, reference)
     return dataclasses.replace(
         model,
-        **{name: stage.get("data", {}).get(name, 0) for name in _LENGTHS},
+        **{
+            name: getattr(model, name) or stage.get("data", {}).get(name, 0)
+            for name in _LENGTHS
+        },
         config=stage or None,
         results=texts.get(folder.name),
         evaluation=task_tables.markdown(tasks),
@@ -238,6 +241,12 @@ def _checked(model: SavedModel, longest: int | None = None) -> SavedModel:
         )
         for name, usual in _LENGTHS.items()
     }
+    for name, length in lengths.items():
+        if length <= 2:
+            raise InputError(
+                f"{model.name}: {name} is {length} tokens, by max_seq_length, {name} or"
+                " model_max_length in the model's configs; it has to be at least 3."
+            )
     return dataclasses.replace(model, **lengths)
 
 

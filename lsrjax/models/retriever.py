@@ -277,11 +277,8 @@ class Retriever(nnx.Module):
             size = self.encoder.config.vocab_size
             texts, masked = masking(texts, masking_keys, self.special_ids, size)
         attended = texts.mask
-        if self.expand_id >= 0:
-            attended = tuple(
-                mask_BL & (ids_BL != self.expand_id)
-                for ids_BL, mask_BL in zip(texts.ids, texts.mask, strict=True)
-            )
+        if self.expand_id >= 0 and texts.query is not None:
+            attended = tuple(map(self._unexpanded, texts.ids, texts.mask, texts.query))
         condenser = getattr(self.head, "condenser", None) if masked else None
         hidden_TD, batch = self.encoder.states(
             texts,
@@ -304,6 +301,16 @@ class Retriever(nnx.Module):
         ]
         errors_B = sum(one.error_B for one in found)
         return views | {PREDICTED: dataclasses.replace(found[0], error_B=errors_B)}
+
+    def _unexpanded(self, ids_BL, mask_BL, query_B) -> jax.Array:
+        """The tokens but those behind a query's last one, which fill it up.
+
+        The same id within a text is a token of it, as the mask token may be.
+        """
+        places_L = jnp.arange(ids_BL.shape[1])
+        own_BL = mask_BL & (ids_BL != self.expand_id)
+        last_B1 = jnp.where(own_BL, places_L, -1).max(axis=1, keepdims=True)
+        return mask_BL & ((places_L <= last_B1) | ~query_B[:, None])
 
     def _pooled(self, texts: Texts, role) -> Texts:
         """The texts without the tokens that the pooling leaves out."""

@@ -18,7 +18,7 @@ import tokenizers
 
 from lsrjax.errors import InputError
 from lsrjax.models.backbones.model_types import MODEL_TYPES, RELATIVE
-from lsrjax.tokenizer.ask_transformers import asked
+from lsrjax.tokenizer.ask_transformers import PROBES, asked
 from lsrjax.tokenizer.files import (
     ADDED,
     CONFIG,
@@ -137,7 +137,10 @@ def _nothing(folder: pathlib.Path) -> str:
 def _tokenizer_json(path: pathlib.Path) -> tuple[str, tokenizers.Tokenizer]:
     text = read_text(path)
     try:
-        return text, tokenizers.Tokenizer.from_str(text)
+        made = tokenizers.Tokenizer.from_str(text)
+        made.no_truncation()
+        made.encode_batch(PROBES)  # fails without a token for what it does not know
+        return text, made
     # The library raises bare Exception, and in some releases panics.
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt | SystemExit):

@@ -34,6 +34,7 @@ TEXTS = [
     "שלום עולם",
     "नमस्ते दुनिया",
     "สวัสดีโลก 🙂",
+    "[MASK] a file <mask>",
 ]
 TOKENIZERS = {
     "bert": embedded.ENGLISH_TOKENIZER,

@@ -189,6 +189,17 @@ def test_a_stage_is_exported_by_its_folder(case, tmp_path):
     assert_same_bits(found.params, model.params)
 
 
+def test_an_export_to_lsrjax_keeps_the_lengths_of_texts(folders, tmp_path):
+    """Without them, a ColBERT's queries would be filled up to another length."""
+    targets.export(str(folders("multi-vector")), "lsrjax", tmp_path / "out")
+    found = open_model.open_portable(str(tmp_path / "out"))
+    assert (found.query_length, found.document_length) == (QUERY, DOCUMENT)
+    done = tmp_path / "out" / "done.json"
+    done.write_text(done.read_text().replace(str(QUERY), '"many"'))
+    with pytest.raises(InputError, match=r"done\.json is damaged .*'many'"):
+        open_model.open_portable(str(tmp_path / "out"))
+
+
 @pytest.mark.parametrize(
     "case",
     [

@@ -268,6 +268,13 @@ def change(folder, file, **values):
     path.write_text(json.dumps(content | values))
 
 
+def older(folder, name, **values):
+    """Puts a file of another name in place of the Transformer's config."""
+    (folder / "sentence_bert_config.json").unlink()
+    path = folder / f"sentence_{name}_config.json"
+    path.write_text(json.dumps(values))
+
+
 def rename(folder, file, old, new):
     state = load_file(folder / file)
     state[new] = state.pop(old)
@@ -314,6 +321,43 @@ BROKEN = {
         "splade",
         lambda f: change(f, "1_SpladePooling/config.json", activation_function="gelu"),
         "activation_function is 'gelu'",
+    ),
+    "an activation that torch does not have": (
+        "dense",
+        lambda f: change(f, "2_Dense/config.json", activation_function="my.Identity"),
+        "activation_function is 'my.Identity'",
+    ),
+    "no activation's name": (
+        "dense",
+        lambda f: change(f, "2_Dense/config.json", activation_function=None),
+        "activation_function is None",
+    ),
+    "embeddings cut off": (
+        "dense",
+        lambda f: change(f, "config_sentence_transformers.json", truncate_dim=4),
+        "truncate_dim is 4.*--embedding_size",
+    ),
+    "expanded queries of a single embedding": (
+        "dense",
+        lambda f: change(f, "sentence_bert_config.json", query_expansion=EXPANSION),
+        "query_expansion is",
+    ),
+    "lower case by an older file": (
+        "dense",
+        lambda f: older(f, "distilbert", do_lower_case=True),
+        r"sentence_distilbert_config\.json: do_lower_case is True",
+    ),
+    "a length that no text has": (
+        "splade",
+        lambda f: change(f, "sentence_bert_config.json", query_length=1),
+        "query_length is 1 tokens",
+    ),
+    "a default prompt without a text": (
+        "dense",
+        lambda f: change(
+            f, "config_sentence_transformers.json", default_prompt_name="web"
+        ),
+        r"default_prompt_name is .web., and prompts are of \w+, \w+\.",
     ),
     "other pooling": (
         "csr",
@@ -417,6 +461,21 @@ def test_broken_models_are_refused(what, copied, tmp_path):
     with pytest.raises(InputError, match=message):
         targets.export(str(folder), MODELS[name][0], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_older_files_and_null_mean_there(copied):
+    folder = copied("dense")
+    older(folder, "roberta", max_seq_length=7)
+    change(folder, "1_Pooling/config.json", include_prompt=None)
+    model = open_model.open_portable(str(folder))
+    assert (model.query_length, model.document_length) == (7, 7)
+    program = SentenceTransformer(str(folder), device="cpu")
+    encoder = TextEncoder(model.spec, TextTokenizer(model.tokenizer), batch_size=4)
+    texts = ["", "a file", "a file of a game " * 3]
+    (found,) = encoder.encode(model.params, texts, 7, "query").values()
+    np.testing.assert_allclose(
+        found.toarray(), program.encode_query(texts), rtol=0, atol=1e-5
+    )
 
 
 def test_encoder_of_an_unknown_model_can_be_started_from(copied):

@@ -3,7 +3,7 @@ import threading
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from lsrjax.data.debian_texts import embedded
 from lsrjax.data.tokenization import TextTokenizer, pad
@@ -106,4 +106,8 @@ def test_missing_or_broken_tokenizer(tmp_path):
         TextTokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(InputError, match="tokenizer.json is not a tokenizer"):
+        TextTokenizer(tmp_path)
+    made = Tokenizer(models.WordLevel({"[PAD]": 0}, unk_token="[UNK]"))
+    made.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(InputError, match=r"is not a tokenizer: .*\[UNK\]"):
         TextTokenizer(tmp_path)

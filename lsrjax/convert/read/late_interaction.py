@@ -7,13 +7,13 @@ from typing import Any
 from lsrjax.checkpoint.saved_model import SavedModel
 from lsrjax.convert.prompts import ROLES, Tokens
 from lsrjax.convert.read.modules import (
-    TRANSFORMER,
     Folder,
     encoder_params,
     expect,
     portable,
     projection,
     transformer,
+    transformer_file,
 )
 from lsrjax.convert.read.tensors import CheckpointError, check_types, read_json, strings
 from lsrjax.models.retriever import RetrieverSpec
@@ -24,7 +24,7 @@ _PYLATE_LENGTH = 32  # default for queries
 
 def colbert(folder: Folder) -> SavedModel:
     """Reads a MultiVectorEncoder or PyLate model, if a head here can represent it."""
-    found, lengths, config = transformer(folder, masked_lm=False)
+    found, lengths, config = transformer(folder, masked_lm=False, expands=True)
     fields, head = projection(folder, found.config, "token_embeddings")
     tokens = Tokens(folder.modules["Transformer"])
     most = found.config.max_length
@@ -53,7 +53,7 @@ def colbert(folder: Folder) -> SavedModel:
     expansion = config.get("query_expansion")
     expand_id = -1
     if expansion:
-        path = folder.modules["Transformer"] / TRANSFORMER
+        path = transformer_file(folder.modules["Transformer"])
         length = expansion.get("length")
         # The strategy "min" would leave longer queries longer.
         fixed = expansion.get("strategy") == "fixed"

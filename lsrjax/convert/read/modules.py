@@ -24,10 +24,16 @@ from lsrjax.models.backbones.table import backbone
 from lsrjax.models.retriever import RetrieverSpec
 
 MODEL = "config_sentence_transformers.json"
-TRANSFORMER = "sentence_bert_config.json"
+# Old releases named it after the encoder; the first one that says anything counts.
+_TRANSFORMERS = [
+    f"sentence_{name}_config.json"
+    for name in "bert roberta distilbert camembert albert xlm-roberta xlnet".split()
+]
 WEIGHTS = "model.safetensors"
 # Our names of poolings, and theirs.
 POOLINGS = {"cls": "cls", "mean": "mean", "last": "lasttoken"}
+# Of a Dense without an activation. What is no class of torch is Tanh there.
+_IDENTITY = ("torch.nn.modules.linear.Identity", "torch.nn.Identity")
 # Of a decoder all tokens have logits. By default only the last one has.
 ALL_LOGITS = {"text-generation": {"text": {"logits_to_keep": 0}}}
 _PROGRAMS = ("sentence_transformers.", "pylate.")
@@ -89,6 +95,12 @@ def read_model(path: pathlib.Path) -> dict[str, Any]:
     check_types(path, model, kinds)
     given = model.get("prompts") or {}
     check_types(path, given, dict.fromkeys(given, str))
+    default = model.get("default_prompt_name")
+    if default is not None and default not in (*given, *ROLES):
+        raise CheckpointError(
+            f"{path}: default_prompt_name is {default!r}, and prompts are of"
+            f" {', '.join(given) or 'no name'}. Save the model again."
+        )
     strings(path, "skiplist_words", model.get("skiplist_words"))
     return model
 
@@ -168,7 +180,7 @@ def portable(
     spec = spec.replaced(special_ids=special, **fields)
     if "Pooling" in folder.modules:
         pooling = folder.config("Pooling", include_prompt=bool)
-        if pooling.get("include_prompt") is False:
+        if not pooling.get("include_prompt", True):  # null is false there
             spec = spec.replaced(**unpooled(spec, TextTokenizer(root)))
     return SavedModel(spec, params, root, None, folder.reference, **lengths)
 
@@ -185,10 +197,18 @@ def prompts(model: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def transformer_file(root: pathlib.Path) -> pathlib.Path:
+    """The config of the module Transformer in its folder, which need not exist."""
+    paths = [root / name for name in _TRANSFORMERS]
+    return next((p for p in paths if p.is_file() and read_json(p)), paths[0])
+
+
 def transformer(
-    folder: Folder, *, masked_lm: bool
+    folder: Folder, *, masked_lm: bool, expands: bool = False
 ) -> tuple[huggingface.Checkpoint, dict[str, int], dict[str, Any]]:
     """Reads the first module; with `masked_lm`, expects logits, not hidden states.
+
+    `expands`: it may have a `query_expansion`, which the caller reads.
 
     Returns:
       The Hugging Face model, `query_length` and `document_length`, and the config.
@@ -197,7 +217,7 @@ def transformer(
       InputError: it cannot be read, or no head here can represent it.
     """
     root = folder.modules["Transformer"]
-    path = root / TRANSFORMER
+    path = transformer_file(root)
     config = read_json(path) if path.is_file() else {}
     kinds = {"max_seq_length": int, "modality_config": dict, "query_expansion": dict}
     kinds |= {f"{role}_length": int for role in ROLES}
@@ -222,6 +242,7 @@ def transformer(
             **{
                 key: (config.get(key),)
                 for key in ("max_seq_length", "unpad_inputs", "query_expansion")
+                if expands or key != "query_expansion"
             },
             **{f"{role}_length": (config.get(f"{role}_length"),) for role in ROLES},
         },
@@ -293,7 +314,8 @@ def projection(
     path = folder.modules["Dense"]
     kinds = {"out_features": int, "activation_function": str}
     found = folder.config("Dense", **kinds)
-    config: dict[str, Any] = {"bias": True, "activation_function": "Tanh"} | found
+    unsaid = {"bias": True, "activation_function": "torch.nn.Tanh"}
+    config: dict[str, Any] = unsaid | found
     size = config.get("out_features")
     if not size or size < 1:
         raise CheckpointError(
@@ -301,13 +323,12 @@ def projection(
         )
     expect(
         path / "config.json",
-        config
-        | {"activation_function": config["activation_function"].rpartition(".")[2]},
+        config,
         {
             "in_features": (encoder.hidden_size,),
             "out_features": (size,),
             "bias": (False,),
-            "activation_function": ("Identity",),
+            "activation_function": _IDENTITY,
             "use_residual": (False, None),
             "module_input_name": (feature, None),
             "module_output_name": (feature, None),

@@ -169,6 +169,11 @@ def _embedding(folder: Folder, encoder: EncoderConfig) -> tuple[dict, dict]:
 
 
 def _dense(folder: Folder) -> SavedModel:
+    if (size := folder.model.get("truncate_dim")) is not None:
+        raise UnknownModuleError(
+            f"{folder.path / MODEL}: truncate_dim is {size!r}. Set it to null, and name"
+            " the size with --embedding_size."
+        )
     found, lengths, _ = transformer(folder, masked_lm=False)
     fields, head = _embedding(folder, found.config)
     spec = RetrieverSpec.of("dense", found.config, head, **fields)
