@@ -478,6 +478,19 @@ def test_what_older_files_and_null_mean_there(copied):
     )
 
 
+def test_a_model_that_is_compared_by_cosine_says_so(copied, capsys):
+    folder = copied("dense")
+    open_model.open_portable(str(folder))
+    assert not capsys.readouterr().err
+    listed = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(listed[:-1]))
+    open_model.open_portable(str(folder))
+    assert "compares its embeddings by cosine" in capsys.readouterr().err
+    change(folder, "config_sentence_transformers.json", similarity_fn_name="dot")
+    open_model.open_portable(str(folder))
+    assert not capsys.readouterr().err
+
+
 def test_encoder_of_an_unknown_model_can_be_started_from(copied):
     folder = copied("dense")
     change(folder, "2_Dense/config.json", bias=True)

@@ -6,6 +6,7 @@ a bias, an activation) is refused by name. No code of a folder is ever run.
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -177,6 +178,15 @@ def _dense(folder: Folder) -> SavedModel:
     found, lengths, _ = transformer(folder, masked_lm=False)
     fields, head = _embedding(folder, found.config)
     spec = RetrieverSpec.of("dense", found.config, head, **fields)
+    compared = folder.model.get("similarity_fn_name") or "cosine"
+    if folder.allowed.values and not spec.options.normalize and compared != "dot":
+        print(
+            f"{folder.reference}: sentence-transformers compares its embeddings by"
+            f" {compared}, and they do not have length 1. Here they are compared by"
+            " products: append sentence_transformers.models.Normalize() to the model"
+            " for the ranking by cosine.",
+            file=sys.stderr,
+        )
     return portable(folder, spec, encoder_params(found, head), lengths)
 
 
