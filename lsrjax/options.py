@@ -178,12 +178,24 @@ def resolve_each(
     for name, given in config.items():
         at = f"{where}.{name}"
         if not isinstance(given, Mapping):
+            if meant := _option_of(table, config, name):
+                meant = f"{where}.{meant}"
+                raise InputError(f"{where} has no {name!r}. Did you mean {meant}?")
             raise InputError(
                 f"{at} is {given!r}; give its options by name, as a dict: {{}} for the"
                 " defaults."
             )
         found.append(resolve(table, {**given, "name": name}, where, at, find))
     return found
+
+
+def _option_of(table: Mapping[str, Any], config: Any, name: str) -> str | None:
+    """The option of one of the entries that was named as if it were an entry."""
+    for entry in () if name in table else config:
+        known = names(kind_of(table[entry])) if entry in table else ()
+        if near := nearest(name, known):
+            return f"{entry}.{near}"
+    return None
 
 
 def find_known(table: Mapping[str, Any], name: str, where: str) -> Any:

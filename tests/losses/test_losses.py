@@ -724,6 +724,7 @@ def test_targets_are_asked_for_where_an_option_is_on():
         ("kl", "config.loss is 'kl'; give a dict of names, each with its options"),
         ({"kl": {}, "mse": {"weight": 2}}, "config.loss is 'mse'; known: "),
         ({"kl": 1}, "config.loss.kl is 1; give its options by name"),
+        ({"kl": {}, "temprature": 1}, "Did you mean config.loss.kl.temperature?"),
         ({"kl": {"weight": ""}}, "config.loss.kl.weight is ''; it must be a number"),
         ({"kl": {"weight": 0}}, "config.loss.kl.weight is 0.0; it must be > 0"),
         ({"kl": {"weight": -1}}, "config.loss.kl.weight is -1.0; it must be > 0"),
