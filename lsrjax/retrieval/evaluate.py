@@ -21,7 +21,7 @@ def dev_task(source, limit: int, languages: Callable[[str], bool]) -> Task:
     Groups: the query, in each of its languages, searches for its positives among all
     documents, in English where available: those of the whole corpus, with every
     judgement, if the groups contain ids, as in a BEIR folder; else those of all groups.
-    Pairs and groups without ids whose query is the same are one query.
+    Pairs and groups of one query, by its id or else its text, are one query.
 
     Takes `limit` queries at most, spread evenly over the examples, and of groups those
     in the languages that count.
@@ -71,12 +71,17 @@ def _judged(source, languages) -> tuple[list[tuple[str, str]], list[tuple]]:
         key, text = source.documents.item(place)
         places[key] = place
         corpus.append(_english(text))
-    queries: list[tuple] = []
+    queries: dict[tuple[str, str, str], dict[int, int]] = {}
     for index in range(len(source)):
         where, query, judged = source.judged(index)
+        key, *_ = source.ids(index) or ("",)
         grades = graded(where, judged, places, len(corpus))
-        queries += _asked(query, languages, grades)
-    return corpus, queries
+        for text, language, relevant in _asked(query, languages, grades):
+            own = queries.setdefault((key, text, language), {})
+            own |= {
+                place: max(of, own.get(place, of)) for place, of in relevant.items()
+            }
+    return corpus, [(*asked, relevant) for (_, *asked), relevant in queries.items()]
 
 
 def _asked(query: Mapping[str, str], languages, relevant) -> list[tuple]:
