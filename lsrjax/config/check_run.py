@@ -1,5 +1,6 @@
 """The checks of a run's config, before anything is loaded."""
 
+import re
 from collections.abc import Iterable
 
 from ml_collections import ConfigDict
@@ -55,6 +56,7 @@ def _check_values(config: ConfigDict, parts: dict[str, ConfigDict]) -> None:
                 for name, own in stage.data.sets.items():
                     checked(Rows, own, f"{where}.data.sets.{name}")
                 if several:
+                    _check_name(names[position])
                     _check_in_stages(stage, found, where)
                 check_stage(stage, found, where)
         with each:
@@ -70,6 +72,20 @@ def _check_values(config: ConfigDict, parts: dict[str, ConfigDict]) -> None:
                 own += [f"log.{f}" for f in default.log if f != "trackers"]
                 because = "the config has stages; set it in each stage"
                 check_no_effect(whole, "config", own, because)
+
+
+# Beside the stages' folders in a work directory.
+_TAKEN = ("compiled", "damaged", "lock", "stacks", "trackers")
+
+
+def _check_name(name: str) -> None:
+    """Refuses a stage's name that cannot be that of its folder."""
+    if not re.fullmatch(r"\w([\w -]*\w)?", name) or name in _TAKEN:
+        raise InputError(
+            f"config.stages has {name!r}, but a stage's name is that of its folder in"
+            " the work directory: letters, digits, blanks, _ and -, and none of"
+            f" {', '.join(_TAKEN)}. Give it another name."
+        )
 
 
 def _check_in_stages(stage: ConfigDict, found: Run, where: str) -> None:

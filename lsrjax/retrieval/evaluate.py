@@ -21,6 +21,7 @@ def dev_task(source, limit: int, languages: Callable[[str], bool]) -> Task:
     Groups: the query, in each of its languages, searches for its positives among all
     documents, in English where available: those of the whole corpus, with every
     judgement, if the groups contain ids, as in a BEIR folder; else those of all groups.
+    Pairs and groups of one query, by its id or else its text, are one query.
 
     Takes `limit` queries at most, spread evenly over the examples, and of groups those
     in the languages that count.
@@ -47,18 +48,21 @@ def _own(source, languages) -> tuple[list[tuple[str, str]], list[tuple]]:
     def place_of(language: str, text: str) -> int:
         return corpus.setdefault(text, (len(corpus), language))[0]
 
-    queries: list[tuple] = []
+    # Data of pairs has a row for each of a query's positives.
+    queries: dict[tuple[str, str], dict[int, int]] = {}
     for index in range(len(source)):
         example = source[index]
         if isinstance(example, Pair):
-            relevant = place_of(ENGLISH, example.english)
-            queries.append((example.translation, example.language, relevant))
+            asked = example.translation, example.language
+            queries.setdefault(asked, {})[place_of(ENGLISH, example.english)] = 1
             continue
         grades = {place_of(*_english(text)): 1 for text in example.positives}
         for text in example.negatives:
             place_of(*_english(text))
-        queries += _asked(example.query, languages, grades)
-    return [(language, text) for text, (_, language) in corpus.items()], queries
+        for text, language, relevant in _asked(example.query, languages, grades):
+            queries.setdefault((text, language), {}).update(relevant)
+    documents = [(language, text) for text, (_, language) in corpus.items()]
+    return documents, [(*asked, relevant) for asked, relevant in queries.items()]
 
 
 def _judged(source, languages) -> tuple[list[tuple[str, str]], list[tuple]]:
@@ -67,12 +71,17 @@ def _judged(source, languages) -> tuple[list[tuple[str, str]], list[tuple]]:
         key, text = source.documents.item(place)
         places[key] = place
         corpus.append(_english(text))
-    queries: list[tuple] = []
+    queries: dict[tuple[str, str, str], dict[int, int]] = {}
     for index in range(len(source)):
         where, query, judged = source.judged(index)
+        key, *_ = source.ids(index) or ("",)
         grades = graded(where, judged, places, len(corpus))
-        queries += _asked(query, languages, grades)
-    return corpus, queries
+        for text, language, relevant in _asked(query, languages, grades):
+            own = queries.setdefault((key, text, language), {})
+            own |= {
+                place: max(of, own.get(place, of)) for place, of in relevant.items()
+            }
+    return corpus, [(*asked, relevant) for (_, *asked), relevant in queries.items()]
 
 
 def _asked(query: Mapping[str, str], languages, relevant) -> list[tuple]:

@@ -153,7 +153,7 @@ def prepare(
                 np.searchsorted(known, positives),
                 depth=mined.depth,
                 count=mined.count,
-                exclude=_places(source, documents, "positives"),
+                exclude=_barred(source, queries, documents),
                 seed=seed,
                 find=find,
             )
@@ -194,6 +194,17 @@ def _places(source, texts: Sequence[str], field: str) -> list[list[int]]:
         [places[wording(text)] for text in getattr(source[i], field)]
         for i in range(len(source))
     ]
+
+
+def _barred(source, queries: Sequence[str], texts: Sequence[str]) -> list[set[int]]:
+    """The positives of all rows with a query's text, by place in `texts`.
+
+    Data of pairs has a row for each of a query's positives.
+    """
+    together: dict[str, set[int]] = {}
+    for query, own in zip(queries, _places(source, texts, "positives"), strict=True):
+        together.setdefault(query, set()).update(own)
+    return [together[query] for query in queries]
 
 
 def _given(source, texts: Sequence[str]) -> np.ndarray:

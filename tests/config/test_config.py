@@ -1219,6 +1219,11 @@ def test_formats_and_their_fields_are_accepted():
         validate(c)
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "/tmp/a", " a", "damaged", "lock"])
+def test_a_stage_has_the_name_of_a_folder(name):
+    assert f"config.stages has {name!r}" in refusal(run_of(**{name: kl()}))
+
+
 def test_fields_of_a_run_belong_to_its_stages():
     c = run_of(one=kl())
     assert list(stages(c)) == ["one"] and list(stages(kl())) == ["train"]

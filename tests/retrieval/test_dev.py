@@ -128,6 +128,11 @@ def test_ids_of_other_formats_search_their_whole_corpus(tmp_path, judged):
     source = opened(tmp_path / "rows.jsonl", corpus=corpus)
     with pytest.raises(InputError, match="no positive document"):
         evaluate.dev_task(source, 1000, everything)
+    pairs = [{**row, "positive_document_ids": ["d9"]} for row in rows]
+    jsonl(tmp_path / "rows.jsonl", [*rows, *pairs])
+    source = opened(tmp_path / "rows.jsonl", corpus=corpus)
+    both = evaluate.dev_task(source, 1000, everything)
+    assert list(both.relevant) == [of | {9: 1} for of in task.relevant]
     lines = [json.dumps([f"q{i}", "d3", "d4"]) + "\n" for i in range(9)]
     (tmp_path / "lists.jsonl").write_text("".join(lines))
     queries = str(tmp_path / "queries.jsonl")

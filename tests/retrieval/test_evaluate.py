@@ -52,12 +52,14 @@ def test_pairs_look_for_their_english_text():
         Pair("1", "house", "Haus", "de"),
         Pair("2", "book", "Buch", "de"),
         Pair("3", "house", "casa", "es"),
+        Pair("4", "home", "Haus", "de"),
+        Pair("5", "bookkeeping", "Buch", "da"),
     ]
     task = evaluate.dev_task(InMemory(pairs), 10, everything)
-    assert list(task.queries) == ["Haus", "Buch", "casa"]
-    assert list(task.languages) == ["de", "de", "es"]
-    assert task.corpus == ["house", "book"]
-    assert list(task.relevant) == [0, 1, 0]
+    assert list(task.queries) == ["Haus", "Buch", "casa", "Buch"]
+    assert list(task.languages) == ["de", "de", "es", "da"]
+    assert task.corpus == ["house", "book", "home", "bookkeeping"]
+    assert list(task.relevant) == [{0: 1, 2: 1}, {1: 1}, {0: 1}, {3: 1}]
 
 
 def test_groups_look_for_their_positives_among_all_documents():
@@ -66,11 +68,12 @@ def test_groups_look_for_their_positives_among_all_documents():
             "a", {"en": "q", "ja": "q-ja"}, [{"en": "P"}, {"en": "P2"}], [{"*": "N"}]
         ),
         Group("b", {"de": "r"}, [{"de": "nur deutsch"}], [{"en": "P", "ja": "x"}]),
+        Group("c", {"en": "q"}, [{"en": "Q"}], []),  # another row of the first query
     ]
     task = evaluate.dev_task(InMemory(groups), 10, lambda language: language != "ja")
     assert list(task.queries) == ["q", "r"] and list(task.languages) == ["en", "de"]
-    assert task.corpus == ["P", "P2", "N", "nur deutsch"]
-    assert list(task.relevant) == [{0: 1, 1: 1}, {3: 1}]
+    assert task.corpus == ["P", "P2", "N", "nur deutsch", "Q"]
+    assert list(task.relevant) == [{0: 1, 1: 1, 4: 1}, {3: 1}]
 
 
 def test_a_limit_takes_queries_from_all_over():

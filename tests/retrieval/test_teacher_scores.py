@@ -175,6 +175,17 @@ def test_mined_negatives_are_never_a_positive_of_the_query(source):
         assert np.isfinite(made["scores"]).all()
 
 
+def test_mined_negatives_are_no_positives_of_other_rows_of_the_query():
+    texts = ["red houses", "red red houses", "old houses", "free books"]
+    rows = [group(t, "houses", [t]) for t in texts[:2]]
+    rows += [group(t, "books", [t]) for t in texts[2:]]
+    source = InMemory(rows)
+    made = prepare(source, *corpus_of(source), mined=MINED, teacher=None, seed=0)
+    assert [set(row) for row in made["negatives"].tolist()] == [{2, 3}] * 2 + [
+        {0, 1}
+    ] * 2
+
+
 def test_too_small_a_corpus_says_what_to_do(source):
     many = types.SimpleNamespace(depth=10, count=4)
     with pytest.raises(InputError, match=r"query 1 needs 4 .* config\.prepare\.count"):

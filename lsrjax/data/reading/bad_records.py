@@ -433,10 +433,15 @@ def _refusal(reasons, kinds: Counter, total: int, share: float, what: str) -> st
         )
     # Rounded up, so that it suffices.
     needed = math.ceil(count / total * 1e6) / 1e6
+    # With all of them bad, there is none to replace them by.
+    allow = (
+        f", or allow more: config.data.bad_records = {needed:g} or above replaces as"
+        " many by others."
+    )
     return (
         f"{count:,} bad record{'s' * (count != 1)} ({_counts(kinds)}) so far among"
         f" {total:,} {what};"
         f" config.data.bad_records = {share:g} allows"
-        f" {math.floor(share * total):,}:\n{shown}\nPut the data right, or allow more:"
-        f" config.data.bad_records = {needed:g} or above replaces as many by others."
+        f" {math.floor(share * total):,}:\n{shown}\nPut the data right"
+        + (allow if needed < 1 else ".")
     )

@@ -15,7 +15,7 @@ import pytest
 from lsrjax.config.fields import get_default
 from lsrjax.data import sources
 from lsrjax.data.batching import loader
-from lsrjax.data.examples import Group
+from lsrjax.data.examples import Group, InMemory
 from lsrjax.data.reading import bad_records, id_index
 from lsrjax.data.reading.bad_records import FILE, BadRecord, BadRecords
 from lsrjax.data.sources import open_source
@@ -278,6 +278,19 @@ def test_the_default_and_none_stop_early(tmp_path, share):
     assert [source[i].english for i in range(first)]
     with pytest.raises(InputError, match=r"^1 bad record .* allows 0:"):
         source[first]
+
+
+def test_where_all_are_bad_no_share_is_advised(tmp_path):
+    def refused(example):
+        raise BadRecord("no positive", "a second one is needed")
+
+    rows = InMemory([milco(i) for i in range(3)])
+    rows.place = lambda index: {"row": index}
+    guarded = BadRecords(tmp_path).guard(
+        rows, name="", seed=0, share=0.001, scored=False, check=refused
+    )
+    with pytest.raises(InputError, match=r"(?s)^3 bad records .*Put the data right\.$"):
+        guarded.look_through()
 
 
 def test_a_stopped_run_stops_again_and_goes_on_when_allowed(tmp_path):
