@@ -26,7 +26,8 @@ _TENSOR = re.compile(
 _OTHER = (
     *("use_dora", "modules_to_save", "fan_in_fan_out", "layer_replication"),
     *("trainable_token_indices", "lora_bias", "target_parameters", "arrow_config"),
-    *("use_qalora", "alora_invocation_tokens"),
+    *("use_qalora", "alora_invocation_tokens", "use_bdlora"),
+    *("kasa_config", "monteclora_config"),
 )
 
 
