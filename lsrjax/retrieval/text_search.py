@@ -1,6 +1,7 @@
 """Searches an index with texts: encodes them, ranks, fuses, and says why."""
 
 import dataclasses
+import numbers
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -131,11 +132,11 @@ class TextSearch:
         Raises:
           InputError: `depth` is not a number from 1 on.
         """
-        if not isinstance(depth, int) or depth < 1:
+        if not isinstance(depth, numbers.Integral) or depth < 1:
             raise InputError(f"depth is {depth!r}; it has to be a number from 1 on.")
         # Places that no document can take would only cost memory.
         most = max(1, len(self.index))
-        depth = min(depth, most)
+        depth = min(int(depth), most)
         started = time.perf_counter()
         queries = self._encoded(texts)
         encoded = time.perf_counter()
