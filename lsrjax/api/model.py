@@ -1,7 +1,7 @@
 """A retriever from Python: vectors of texts, their terms, and why they match."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import numpy as np
 from scipy import sparse
@@ -90,13 +90,13 @@ class Model:
           numbers; one of token embeddings a `TokenMatrix`, or `Several` of both kinds.
 
         Raises:
-          InputError: a vector is not finite, or `texts` is one text.
+          InputError: a vector is not finite, or `texts` is no list of texts.
         """
-        return self._joined(self.searcher.queries(_several(texts)))
+        return self._joined(self.searcher.queries(several(texts)))
 
     def encode_documents(self, texts: Sequence[str]) -> Documents:
         """The vectors of N documents, as of `encode_queries`."""
-        return self._joined(self.searcher.documents(_several(texts)))
+        return self._joined(self.searcher.documents(several(texts)))
 
     def _joined(self, views) -> Documents:
         return _sorted(joined(views, apart=not self.searcher.encoder.spec.sparse))
@@ -134,7 +134,8 @@ class Model:
         `score`; all products together are the document's score. Of token embeddings,
         each token of the query with the most similar one of the document.
         """
-        found = TextSearch(self.index([document]), self.searcher).search([query], 1)
+        search = TextSearch(self.index([document]), self.searcher).search
+        found = search(several([query]), 1)
         return [match for hit in found[0] for match in hit.matches]
 
     def index(self, documents: Sequence[str] | Mapping[str, str]) -> Index:
@@ -146,7 +147,8 @@ class Model:
         if isinstance(documents, Mapping):
             ids, texts = [*documents], [*documents.values()]
         else:
-            ids, texts = [str(i) for i in range(len(documents))], [*_several(documents)]
+            texts = several(documents)
+            ids = [str(i) for i in range(len(texts))]
         vectors = self.encode_documents(texts)
         return Index(
             name=f"the documents in memory of {self.name}",
@@ -178,9 +180,21 @@ class Model:
             )
 
 
-def _several(texts: Sequence[str]) -> Sequence[str]:
+def several(texts: Iterable[str]) -> list[str]:
+    """The texts as a list, since they are read more than once.
+
+    Raises:
+      InputError: it is one text, or no list of texts.
+    """
     if isinstance(texts, str):
         raise InputError(f"{texts[:60]!r} is one text; give a list of texts.")
+    if isinstance(texts, Mapping | Set) or not isinstance(texts, Iterable):
+        raise InputError(f"{type(texts).__name__} is no list of texts; give one.")
+    for number, text in enumerate(texts := [*texts], 1):
+        if not isinstance(text, str):
+            raise InputError(
+                f"text {number} is {text!r:.60}, not a text; give a list of texts."
+            )
     return texts
 
 

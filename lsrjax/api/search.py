@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lsrjax import paths
-from lsrjax.api.model import Model, load
+from lsrjax.api.model import Model, load, several
 from lsrjax.errors import InputError
 from lsrjax.retrieval.index_folder import Index, open_index
 from lsrjax.retrieval.text_search import Hit, Plan, TextSearch
@@ -38,8 +38,7 @@ def search(
     Raises:
       InputError: a model or an index that cannot be used, or do not belong together.
     """
-    if isinstance(queries, str):
-        raise InputError(f"{queries[:60]!r} is one query; give a list of queries.")
+    queries = several(queries)
     model = load(model) if isinstance(model, str) else model
     if isinstance(documents, str | pathlib.Path):
         opened = open_search(documents, model, plan)

@@ -1,6 +1,7 @@
 """Searches an index with texts: encodes them, ranks, fuses, and says why."""
 
 import dataclasses
+import numbers
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -127,11 +128,19 @@ class TextSearch:
 
         Args:
           keys: ids of the texts, by which runs know them.
+
+        Raises:
+          InputError: `depth` is not a number from 1 on.
         """
+        if not isinstance(depth, numbers.Integral) or depth < 1:
+            raise InputError(f"depth is {depth!r}; it has to be a number from 1 on.")
+        # Places that no document can take would only cost memory.
+        most = max(1, len(self.index))
+        depth = min(int(depth), most)
         started = time.perf_counter()
         queries = self._encoded(texts)
         encoded = time.perf_counter()
-        deep = self._fusion.options.candidates if self._fusion else depth
+        deep = min(self._fusion.options.candidates, most) if self._fusion else depth
         if self._plan.feedback is not None:
             first, _ = self.index.search(queries, self._plan.feedback.documents)
             stored = _Stored(self.index)
@@ -273,9 +282,8 @@ class TextSearch:
         kind = self._kinds[view]
         if kind == DENSE:
             # The numbers of an embedding have no names.
-            return [
-                Match(view, "similarity", 1.0, (query @ document.T).toarray()[0, 0])
-            ]
+            product = float((query @ document.T).toarray()[0, 0])
+            return [Match(view, "similarity", 1.0, product)]
         searcher = self._searcher
         if kind == TOKENS:
             stored = self.index.texts[number] if self.index.texts else ""

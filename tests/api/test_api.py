@@ -109,6 +109,15 @@ def test_embeddings_are_searched_and_explained(tmp_path, head, size):
         model.terms(sparse.csr_matrix((1, 5)))
 
 
+def test_texts_may_come_one_by_one_and_a_depth_may_be_any(model, products):
+    found = model.encode_queries(text for text in QUERIES)
+    wanted = model.encode_queries(QUERIES)
+    np.testing.assert_array_equal(found.toarray(), wanted.toarray())
+    documents, queries = iter(DOCUMENTS.values()), iter(QUERIES)
+    hits = lsrjax.search(model, documents, queries, depth=10**12)
+    assert [len(one) for one in hits] == [*(products > 0).toarray().sum(axis=1)]
+
+
 def test_an_evaluation_has_the_values_of_the_documents_that_are_found(
     tmp_path, model, products
 ):
@@ -131,7 +140,11 @@ def test_mistakes_say_what_to_do(tmp_path, model, folder):
     for call, message in [
         (lambda: model.encode_queries("one text"), "give a list of texts"),
         (lambda: model.encode_documents(["a", "b\udcff"]), "text 2 .* is not text"),
-        (lambda: lsrjax.search(model, DOCUMENTS, "text"), "give a list of queries"),
+        (lambda: lsrjax.search(model, DOCUMENTS, "text"), "give a list of texts"),
+        (lambda: lsrjax.search(model, DOCUMENTS, [None]), "text 1 is None"),
+        (lambda: lsrjax.search(model, DOCUMENTS, QUERIES, depth=0), "depth is 0"),
+        (lambda: model.encode_documents(DOCUMENTS), "dict is no list of texts"),
+        (lambda: model.explain(["a"], "a"), r"text 1 is \['a'\]"),
         (lambda: lsrjax.load(str(folder), query_length=2), "--query_length is 2"),
         (lambda: lsrjax.evaluate(model, "no_such"), "'no_such'"),
         (lambda: lsrjax.train(tmp_path / "none.py", tmp_path), "No config file"),

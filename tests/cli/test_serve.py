@@ -79,6 +79,17 @@ def test_the_api_says_what_the_search_finds(client, session):
         assert weights == sorted(weights, reverse=True) and len(weights) <= 12
 
 
+@pytest.mark.parametrize("head", ["dense", "colbert", "m3"])
+def test_the_api_answers_for_embeddings(head, tmp_path):
+    path = tiny_models.save(tmp_path / "only", head, embedding_size=5)
+    model = lsrjax.load(str(path), batch_size=2)
+    asked = search_page.SearchPage(TextSearch(model.index(TEXTS), model.searcher))
+    client = TestClient(asked.app(["127.0.0.1"]), base_url="http://127.0.0.1")
+    for hit in client.get("/api/search", params={"q": "a mouse"}).json()["hits"]:
+        parts = [match["score"] for match in hit["matches"]]
+        assert sum(parts) == pytest.approx(hit["score"], rel=1e-4)
+
+
 def test_the_page_shows_documents_terms_and_times(client):
     page = client.get("/", params={"q": "  boot\n loader "})
     assert page.status_code == 200

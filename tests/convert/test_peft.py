@@ -130,7 +130,8 @@ def trained(tmp_path_factory):
         r=3,
         lora_alpha=5,
         target_modules=["query", "output.dense", "word_embeddings"],
-        alpha_pattern={"output.dense": 7},
+        # Regular expressions, of which the first that matches counts.
+        alpha_pattern={r".*\.output\.dense": 7, "output.dense": 2},
         use_rslora=True,
         init_lora_weights=False,
     )
@@ -167,6 +168,13 @@ def missing(tensors):
         ({"bias": "all"}, dict, "that sets bias"),
         ({"peft_type": "IA3"}, dict, "an adapter of PEFT alone. Merge"),
         ({"base_model_name_or_path": None}, dict, "names no base_model"),
+        (
+            {"init_lora_weights": "pissa"},
+            dict,
+            "that sets init_lora_weights to 'pissa'",
+        ),
+        ({"alpha_pattern": {"(": 2}}, dict, "is no regular expression"),
+        ({"lora_alpha": None}, dict, "lora_alpha is null"),
         ({"r": "8"}, dict, "r is '8', which has to be"),
         ({}, missing, "do not fit"),
         ({}, lambda one: {f"x.{name}": t for name, t in one.items()}, "no factor of"),

@@ -287,6 +287,14 @@ def cut(folder, file, name):
     save_file(state, folder / file)
 
 
+def swap(folder, one, other):
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    words = content["model"]["vocab"]
+    words[one], words[other] = words[other], words[one]
+    path.write_text(json.dumps(content))
+
+
 BROKEN = {
     "tensor of a module under another name": (
         "csr",
@@ -405,6 +413,11 @@ BROKEN = {
         ),
         "code of its own",
     ),
+    "words of queries that are others' terms": (
+        "inference-free",
+        lambda f: swap(f / "query_0_SparseStaticEmbedding", "the", "file"),
+        "have different vocabularies",
+    ),
     "not JSON": (
         "splade",
         lambda f: (f / "modules.json").write_text("[{"),
@@ -476,6 +489,20 @@ def test_what_older_files_and_null_mean_there(copied):
     np.testing.assert_allclose(
         found.toarray(), program.encode_query(texts), rtol=0, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("most", [3, 9])  # less and more than its k
+def test_latents_that_are_kept_are_theirs(most, copied):
+    folder = copied("csr normalized")
+    change(folder, "config_sentence_transformers.json", max_active_dims=most)
+    model = open_model.open_portable(str(folder))
+    encoder = TextEncoder(model.spec, TextTokenizer(model.tokenizer), batch_size=4)
+    texts = ["a file", "a game of tiles"]
+    (found,) = encoder.encode(model.params, texts, 20, "document").values()
+    program = SparseEncoder(str(folder), device="cpu")
+    wanted = program.encode_document(texts).to_dense().numpy()
+    np.testing.assert_allclose(found.toarray(), wanted, rtol=0, atol=1e-5)
+    assert (found.toarray() > 0).sum(axis=1).max() > 3 * (most > 4)
 
 
 def test_a_model_that_is_compared_by_cosine_says_so(copied, capsys):

@@ -26,8 +26,14 @@ _TENSOR = re.compile(
 _OTHER = (
     *("use_dora", "modules_to_save", "fan_in_fan_out", "layer_replication"),
     *("trainable_token_indices", "lora_bias", "target_parameters", "arrow_config"),
-    *("use_qalora", "alora_invocation_tokens"),
+    *("use_qalora", "alora_invocation_tokens", "use_bdlora"),
+    *("kasa_config", "monteclora_config"),
 )
+
+
+# Ways of starting the factors that leave the base model as it is; others (PiSSA, OLoRA,
+# …) take something off its weights, whenever the adapter is put on it.
+_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +70,14 @@ def find(reference: str, *, values: bool = True) -> Adapter | None:
     check_types(path, config, kinds)
     alphas = config.get("alpha_pattern") or {}
     check_types(path, alphas, dict.fromkeys(alphas, (int, float)))
+    if config.get("lora_alpha", 8) is None:
+        raise CheckpointError(f"{path}: lora_alpha is null; it is a number. {MERGE}")
     base = config.get("base_model_name_or_path")
     more = [name for name in _OTHER if config.get(name)]
     if config.get("bias") not in (None, "none"):
         more.append("bias")
+    if (start := config.get("init_lora_weights")) not in _STARTS:
+        more.append(f"init_lora_weights to {start!r}")
     if config.get("peft_type") != "LORA" or more or not base:
         why = f" that sets {', '.join(more)}" if more else ""
         why += "" if base else ", which names no base_model_name_or_path"
@@ -119,14 +129,26 @@ def _name(module: str, stored: Mapping[str, Stored], adapter: Adapter) -> str:
     return names[0]
 
 
+def _is_of(pattern: str, module: str, adapter: Adapter) -> bool:
+    """Whether a pattern is of a module; the first that is counts, as in PEFT."""
+    try:
+        return bool(re.match(rf"(.*\.)?({pattern})$", module))
+    except re.error as error:
+        raise CheckpointError(
+            f"{adapter.folder / CONFIG}: {pattern!r} of alpha_pattern is no regular"
+            f" expression ({error}). {MERGE}"
+        ) from error
+
+
 def _scale(module: str, factors: Mapping[str, Stored], adapter: Adapter) -> float:
     config = adapter.config
     a = factors.get("A") or factors.get("embedding_A")
     rank = a.shape[0] if a else 0
     alpha = config.get("lora_alpha", 8)
     for pattern, own in (config.get("alpha_pattern") or {}).items():
-        if module == pattern or module.endswith(f".{pattern}"):
+        if _is_of(pattern, module, adapter):
             alpha = own
+            break
     root = 0.5 if config.get("use_rslora") else 1.0
     return alpha / max(rank, 1) ** root
 

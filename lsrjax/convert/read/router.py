@@ -21,12 +21,12 @@ from lsrjax.convert.read.modules import (
 from lsrjax.convert.read.tensors import CheckpointError, check_types, read_json, strings
 from lsrjax.models import retriever
 from lsrjax.models.retriever import RetrieverSpec
+from lsrjax.tokenizer.ask_transformers import PROBES
 
 ROUTER = "router_config.json"
 Listed = list[tuple[str, pathlib.Path]]
 _STATIC = ["SparseStaticEmbedding"]
 _DOCUMENT = ["Transformer", "SpladePooling"]
-_SAMPLE = ("A text, as others are: 12 Wörter.", "другой текст", "文字")
 
 
 def read(
@@ -81,6 +81,10 @@ def read(
     return _joined(towers["query"], towers["document"], path)
 
 
+def _differ(one: Tokens, other: Tokens) -> bool:
+    return one.vocabulary != other.vocabulary or one.ids(PROBES) != other.ids(PROBES)
+
+
 def _joined(query: SavedModel, document: SavedModel, path: pathlib.Path) -> SavedModel:
     """Joins both towers, which must be of one kind and vocabulary."""
     specs = [dataclasses.asdict(tower.spec) for tower in (query, document)]
@@ -90,10 +94,7 @@ def _joined(query: SavedModel, document: SavedModel, path: pathlib.Path) -> Save
             f"{path}: the towers of queries and documents differ in"
             f" {', '.join(different)}; here they are of one kind and size."
         )
-    own = [Tokens(tower.tokenizer) for tower in (query, document)]
-    if own[0].vocabulary != own[1].vocabulary or own[0].ids(_SAMPLE) != own[1].ids(
-        _SAMPLE
-    ):
+    if _differ(Tokens(query.tokenizer), Tokens(document.tokenizer)):
         raise UnknownModuleError(
             f"{query.tokenizer} and {document.tokenizer} have different vocabularies;"
             " here both towers have one."
@@ -118,9 +119,8 @@ def _inference_free(folder: Folder) -> SavedModel:
         )
     shape = {"weight": (len(own.vocabulary),)}
     weight_V = folder.weights("SparseStaticEmbedding", shape)["weight"]
-    if len(weight_V) > size or own.ids(_SAMPLE) != Tokens(modules["Transformer"]).ids(
-        _SAMPLE
-    ):
+    terms = Tokens(modules["Transformer"])
+    if len(weight_V) > size or _differ(own, terms):
         raise CheckpointError(
             f"{table} and {modules['Transformer']} have different vocabularies; here a"
             " query's words are the terms of documents."

@@ -239,6 +239,8 @@ def _csr(folder: Folder) -> SavedModel:
     }
     head = {"autoencoder": autoencoder} | ({"dense": dense} if dense else {})
     fields |= {ours: config[theirs] for theirs, ours in CSROptions.theirs.items()}
+    # There it takes the place of k, and may be more.
+    fields["active_latents"] = max(most, config["k"])
     fields["most_active"] = most if most < config["k"] else 0
     spec = RetrieverSpec.of("csr", found.config, head, **fields)
     return portable(folder, spec, encoder_params(found, head), lengths)
