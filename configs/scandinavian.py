@@ -4,7 +4,7 @@
 
 Batches are from one data set of the hub in turn. NLI's rows have hard negatives, and
 those of DDSC (which needs a login) that have one are a set of their own. The mean
-nDCG@10 of NanoBEIR (dev.task.dataset_id names translations) picks the best checkpoint.
+nDCG@10 of NanoBEIR (dev.task.dataset_id names translations) picks the checkpoint used.
 Terms are the next token's, uncapped, so that weights can be 0. On the embedded data:
 
     --config.init.encoder='' --config.tokenizer=embedded:multilingual
@@ -41,7 +41,7 @@ def get_config(form: str = "splade") -> ConfigDict:
     sets["qa"].format = entry("milco", query="question", pos="context")
     for name, which in (("ddsc", "none"), ("hard", "some")):
         sets[name].format = entry("triplet", negatives=which)
-    c.data.sets, c.data.batches_from = sets, "one"
+    c.data.sets, c.data.batches_from, c.log.trackers = sets, "one", "mlflow"
     c.data.mixer = entry("weights", weights={"ddsc": 0.6, "hard": 0.4})
     c.data.query_length = c.data.document_length = 256
     if form == "csr":
@@ -54,6 +54,6 @@ def get_config(form: str = "splade") -> ConfigDict:
         c.regularizer.query = 5e-4 if form == "splade" else 0.0
     if form == "inference_free":
         c.init.idf_queries, c.optim.groups = True, {"^head/static$": {"lr": 1e-3}}
-    c.batch_size, c.epochs, c.optim.lr, c.log.trackers = 16, 1.0, 2e-5, "mlflow"
+    c.batch_size, c.epochs, c.optim.lr, c.checkpoint.use = 16, 1.0, 2e-5, "best"
     c.dev.task, c.dev.over, c.dev.every = "nanobeir", "mean", 1_000
     return c

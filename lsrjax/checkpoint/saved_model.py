@@ -144,22 +144,24 @@ def load_model(
       folder: a stage's folder, or a run's folder with a single stage.
       values: read the numbers; otherwise the parameters have shapes alone, and neither
         a checkpoint nor tokenizers need be there.
-      step: of the checkpoint; None: the last one.
+      step: of the checkpoint; None: the one that `checkpoint.use` has chosen, or the
+        last.
 
     Raises:
       InputError: no model or no checkpoint there, a damaged one, or one with numbers
         that are not finite.
     """
     folder = _stage_folder(pathlib.Path(folder))
-    step = _checked_step(folder, step) if values else 0
+    done = _done(folder / DONE_FILE)
+    used = done.pop("use", None)
+    step = _checked_step(folder, used if step is None else step) if values else 0
     spec = load_spec(folder)
     _, abstract = retriever.split(spec)
     tokenizers = (folder / TOKENIZER, folder / PIVOT_TOKENIZER)
     own, pivot = (path if path.is_dir() else None for path in tokenizers)
-    lengths = _lengths(folder / DONE_FILE)
     if not values:
         spec, kept = retriever.trained(spec, abstract)
-        return SavedModel(spec, kept, own, pivot, str(folder), **lengths)
+        return SavedModel(spec, kept, own, pivot, str(folder), **done)
     # The optimizer's state stays on disk.
     path = folder / CHECKPOINTS / str(step)
     stored = _stored_params(path, abstract)
@@ -174,21 +176,25 @@ def load_model(
         str(folder),
         dev=digests.read(folder, step).dev,
         factors=low_rank.factors(kept),
-        **lengths,
+        **done,
     )
 
 
-def _lengths(path: pathlib.Path) -> dict[str, Any]:
-    """`query_length` and `document_length` that `save_model` kept; 0: it does not say.
+def _done(path: pathlib.Path) -> dict[str, Any]:
+    """What a finished stage's file says, if it does.
+
+    Returns:
+      `query_length` and `document_length`, as `save_model` kept them; `use`: the step
+      of the checkpoint that stands for the stage.
 
     Raises:
       InputError: the file is damaged.
     """
 
     def parse(values: dict) -> dict[str, Any]:
-        found = {name: values.get(name, 0) for name in _LENGTHS}
-        if any(type(length) is not int or length < 0 for length in found.values()):
-            raise ValueError(f"lengths of texts are {found}")
+        found = {name: values[name] for name in (*_LENGTHS, "use") if name in values}
+        if any(type(number) is not int or number < 0 for number in found.values()):
+            raise ValueError(f"it says {found}")
         return found
 
     if not path.is_file():  # of a stage that is trained

@@ -516,7 +516,7 @@ class Dev:
     queries: int = option(300, "of source: at most", above=0, when="given")
     metric: str = option(
         "nDCG@10",
-        "any name ir_measures knows; picks the best checkpoint",
+        "any name ir_measures knows; says which checkpoint is the best",
         when="given",
     )
     over: str = option(
@@ -528,7 +528,8 @@ class Dev:
     )
     patience: int = option(
         0,
-        "evaluations below the best one that end the stage; 0: none do",
+        "evaluations below the best one that end the stage; 0: none do; it then stands"
+        " for its last step, unless checkpoint.use is best",
         low=0,
         when="given",
     )
@@ -545,6 +546,13 @@ class Checkpoint:
 
     every: int = option(500, "steps", above=0)
     keep: int = option(2, "last checkpoints, and the best", above=0, high=2**16)
+    use: str = option(
+        "last",
+        "what opens the finished stage takes: the last checkpoint, or the best by"
+        " dev.metric",
+        choices=("last", "best"),
+        when="dev data",
+    )
     on_full_disk: str = option(
         "stop",
         "a checkpoint that would not fit: stop, or go_on without it (all but the last)",

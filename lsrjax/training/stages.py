@@ -43,7 +43,10 @@ def run_stage(name: str, config, run: Run, number: int = 1, count: int = 1) -> N
         while found := _train(stage, states, run):
             roll_back(stage, states, run, found)
         states.look_again()
-    _finish(stage, run, states.newest or stage.total_steps)
+        done = {"steps": states.newest or stage.total_steps}
+        if config.checkpoint.use == "best" and (best := states.best()):
+            done["use"] = best[1]
+    _finish(stage, run, done)
     progress.stage = ""
 
 
@@ -70,8 +73,8 @@ def _train(stage: Stage, states: States, run: Run) -> BadNumbers | None:
             return error.with_traceback(None)
 
 
-def _finish(stage: Stage, run: Run, steps: int) -> None:
-    """Reports on a trained stage, and marks it finished after `steps`."""
+def _finish(stage: Stage, run: Run, done: dict[str, int]) -> None:
+    """Reports on a trained stage, and marks it finished."""
     name, folder, tracker = stage.name, stage.folder, run.tracker
     if together := stage.batches.left_together:
         tracker.note(
@@ -83,6 +86,6 @@ def _finish(stage: Stage, run: Run, steps: int) -> None:
         tracker.note(f"  {replaced}")
     tracker.stage_end()
     if processes.is_first():
-        json_files.write_json(folder / names_on_disk.DONE_FILE, {"steps": steps})
+        json_files.write_json(folder / names_on_disk.DONE_FILE, done)
         shutil.rmtree(folder / resume.KEPT, ignore_errors=True)
     processes.wait_for_all(f"{name} is finished")

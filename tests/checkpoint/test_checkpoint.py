@@ -174,6 +174,30 @@ def test_a_model_is_read_without_its_optimizer(saved, params):
         assert saved_model.holds_stages(reference)
 
 
+def test_a_finished_stage_stands_for_the_checkpoint_that_it_names(
+    tmp_path, params, opened
+):
+    saved_model.write_model_files(tmp_path, SPEC, GOLDEN / "bert", None)
+    states = {step: state_of(params, step, optax.sgd(1.0)) for step in (1, 2)}
+    checkpoints = opened(tmp_path)
+    for step, state in states.items():
+        checkpoints.save(state, {"R@5": 0.5 / step})
+    checkpoints.close()
+    assert checkpoints.best() == (0.5, 1)
+    for done, step in (None, 2), ({"steps": 2}, 2), ({"steps": 2, "use": 1}, 1):
+        if done:
+            (tmp_path / names_on_disk.DONE_FILE).write_text(json.dumps(done))
+        model = saved_model.load_model(tmp_path)
+        assert_equal(model.params, states[step]["params"])
+        assert model.dev == {"R@5": 0.5 / step}
+    assert_equal(saved_model.load_model(tmp_path, step=2).params, states[2]["params"])
+    for use, message in (3, "no checkpoint of step 3"), ("x", "damaged|use"):
+        done = {"steps": 2, "use": use}
+        (tmp_path / names_on_disk.DONE_FILE).write_text(json.dumps(done))
+        with pytest.raises(InputError, match=message):
+            saved_model.load_model(tmp_path)
+
+
 def test_a_folder_without_a_finished_checkpoint_says_so(tmp_path):
     saved_model.write_model_files(tmp_path, SPEC, GOLDEN / "bert", None)
     assert not (tmp_path / names_on_disk.PIVOT_TOKENIZER).exists()

@@ -164,6 +164,7 @@ def test_a_benchmark_picks_the_checkpoint_and_evaluates_the_run(
     config.dev.source = ""
     config.dev.task = entry("beir", path=str(folder), languages=("da",))
     config.dev.over, config.dev.patience = "worst", 1
+    config.checkpoint.use = "best"
     config.evaluate.tasks = {"own": {"name": "beir", "path": str(folder)}}
     shown = run_quietly(config, workdir)
     assert "own: nDCG@10" in shown and "beir/all: 40 documents" in shown
