@@ -19,6 +19,8 @@ from lsrjax.tokenizer.ask_transformers import PROBES
 from lsrjax.tokenizer.writing import write_tokenizer
 
 ROLES = ("query", "document")
+# Begins the names of what a table of query weights has beyond the tokenizer's tokens.
+NO_TOKEN = "<no token "
 
 
 class Tokens:

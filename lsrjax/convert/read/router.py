@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.convert.prompts import ROLES, Tokens
+from lsrjax.convert.prompts import NO_TOKEN, ROLES, Tokens
 from lsrjax.convert.read.modules import (
     WEIGHTS,
     Folder,
@@ -81,10 +81,6 @@ def read(
     return _joined(towers["query"], towers["document"], path)
 
 
-def _differ(one: Tokens, other: Tokens) -> bool:
-    return one.vocabulary != other.vocabulary or one.ids(PROBES) != other.ids(PROBES)
-
-
 def _joined(query: SavedModel, document: SavedModel, path: pathlib.Path) -> SavedModel:
     """Joins both towers, which must be of one kind and vocabulary."""
     specs = [dataclasses.asdict(tower.spec) for tower in (query, document)]
@@ -94,7 +90,8 @@ def _joined(query: SavedModel, document: SavedModel, path: pathlib.Path) -> Save
             f"{path}: the towers of queries and documents differ in"
             f" {', '.join(different)}; here they are of one kind and size."
         )
-    if _differ(Tokens(query.tokenizer), Tokens(document.tokenizer)):
+    own, other = (Tokens(tower.tokenizer) for tower in (query, document))
+    if own.vocabulary != other.vocabulary or own.ids(PROBES) != other.ids(PROBES):
         raise UnknownModuleError(
             f"{query.tokenizer} and {document.tokenizer} have different vocabularies;"
             " here both towers have one."
@@ -120,7 +117,9 @@ def _inference_free(folder: Folder) -> SavedModel:
     shape = {"weight": (len(own.vocabulary),)}
     weight_V = folder.weights("SparseStaticEmbedding", shape)["weight"]
     terms = Tokens(modules["Transformer"])
-    if len(weight_V) > size or _differ(own, terms):
+    words = {t: i for t, i in own.vocabulary.items() if not t.startswith(NO_TOKEN)}
+    same = words == terms.vocabulary and own.ids(PROBES) == terms.ids(PROBES)
+    if len(weight_V) > size or not same:
         raise CheckpointError(
             f"{table} and {modules['Transformer']} have different vocabularies; here a"
             " query's words are the terms of documents."

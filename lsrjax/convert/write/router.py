@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lsrjax.checkpoint.saved_model import SavedModel
-from lsrjax.convert.prompts import Tokens
+from lsrjax.convert.prompts import NO_TOKEN, Tokens
 from lsrjax.convert.write.code import write_code
 from lsrjax.convert.write.folder import write_weights
 from lsrjax.convert.write.modules import (
@@ -139,7 +139,7 @@ def _fill_vocabulary(folder: pathlib.Path, own: Tokens, size: int, name: str) ->
     more = [
         {
             "id": i,
-            "content": f"<no token {i}>",
+            "content": f"{NO_TOKEN}{i}>",
             "single_word": False,
             "lstrip": False,
             "rstrip": False,
