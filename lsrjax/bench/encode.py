@@ -105,6 +105,8 @@ def add_command(commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measures and prints the table."""
     pipeline = args.pipeline is not None
+    if not pipeline:
+        _sparse_encoder()  # a mistake shows before a model is made
     (sizes,) = resolve(args, EncodeSizes(), {}, "encode").values()
     texts = documents(sizes.texts)
     if args.model:
@@ -118,14 +120,19 @@ def run(args: argparse.Namespace) -> None:
         table = encode_pipeline.table(model, texts, sizes.batch, args.repeats, formats)
         Console().print(measure.machine(), table, sep="\n", highlight=False)
         return
-    figures = compared(model, texts, sizes, args.repeats)
-    Console().print(measure.machine(), _table(model, sizes, figures), highlight=False)
+    device, figures = compared(model, texts, sizes, args.repeats)
+    Console().print(
+        f"{measure.machine()}; {device} for theirs",
+        _table(model, sizes, figures),
+        sep="\n",
+        highlight=False,
+    )
 
 
 def compared(
     model: SavedModel, texts: list[str], sizes: EncodeSizes, repeats: int
-) -> dict[str, float]:
-    """Seconds of each program by round, and by how much their vectors differ.
+) -> tuple[str, dict[str, float]]:
+    """Their device; seconds of each program by round, and how much vectors differ.
 
     Raises:
       InputError: sentence-transformers is missing, or has no place for the model.
@@ -161,7 +168,7 @@ def compared(
         later = {name: float(np.median(of[1:])) for name, of in seconds.items()}
         found |= {f"{name}, later": of for name, of in later.items()}
     wanted = vectors[THEIRS]
-    return found | {
+    return str(theirs.device), found | {
         "active terms of a document": wanted.nnz / wanted.shape[0],
         "largest difference": float(abs(vectors[OURS] - wanted).max()),
         "… of a text's largest weight": difference(vectors[OURS], wanted),

@@ -566,8 +566,7 @@ class Checkpoint:
     )
     push_when: str = option(
         "end",
-        "end (the last checkpoint) | every (each) | best (each that dev.metric puts"
-        " first)",
+        "end (the one in use) | every (each) | best (each that dev.metric puts first)",
         choices=("end", "every", "best"),
         when="push",
     )

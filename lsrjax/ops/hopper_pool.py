@@ -155,7 +155,7 @@ def _solid(mask_BL):
 
 
 def _copies(tiles, rows: int, dtype):
-    """Shared memory for tiles of so many rows, in the order that wgmma reads best."""
+    """Shared memory for tiles of `rows` rows, in the order that wgmma reads best."""
     row = tiles.hidden * dtype.itemsize
     layout = (
         plgpu.TilingTransform((_ROWS, tiles.hidden)),

@@ -103,12 +103,14 @@ class Pushes:
                     self._failed(found[-1], f"{type(error).__name__}: {error}")
 
     def _push(self, steps: list[int]) -> None:
-        """Pushes the newest of these steps, or the best, if it is one of them."""
+        """Pushes the newest of these steps, or the best, if it is due."""
         self._checkpoints.wait()
         step, given = steps[-1], self._config.checkpoint
-        if given.push_when == "best":
-            _, step = self._checkpoints.best() or (0.0, -1)
-        if step not in steps or step not in digests.recorded_steps(self._folder):
+        at_end = given.push_when == "end"
+        if "best" in (given.push_when, at_end and given.use):
+            _, step = self._checkpoints.best() or (0.0, steps[-1] if at_end else -1)
+        due = at_end or step in steps
+        if not due or step not in digests.recorded_steps(self._folder):
             return
         model = self._config.model
         asked = {"folder": str(self._folder), "step": step, "repo": given.push}

@@ -59,8 +59,9 @@ def pushed(tmp_path, monkeypatch):
     Child.asked, Child.code, Child.error, Child.held = (), 0, "", threading.Event()
     Child.held.set()
 
-    def go(when, repo="me/model"):
+    def go(when, repo="me/model", use="last"):
         config = get_default()
+        config.checkpoint.use = use
         config.checkpoint.push, config.checkpoint.push_when = repo, when
         notes = []
         one = pushes.Pushes(tmp_path, config, Checkpoints(), notes.append)
@@ -80,6 +81,10 @@ def test_the_end_is_pushed_once(pushed):
     assert steps == [30]
     assert notes == ["  Step 30 is pushed to https://hub/me/model"]
     assert Child.asked[0]["repo"] == "me/model" and "head" not in Child.asked[0]
+
+
+def test_the_end_is_the_checkpoint_in_use(pushed):
+    assert pushed("end", use="best")[0] == [20]
 
 
 def test_every_one_is_pushed_but_those_overtaken(pushed):
